@@ -1,0 +1,1 @@
+"""The command ``vlmguard``: one thin module a command."""
