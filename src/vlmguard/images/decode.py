@@ -53,7 +53,8 @@ class DecodedImage:
         width, height: in pixels, as shown: after EXIF rotation.
         frames: distinct views of distinct frames, RGB, in order; never empty.
         frames_total: frames in the file; 1 for a still picture.
-        frames_skipped: distinct views left out over the cap.
+        frames_skipped: distinct views left out over the cap, and second pictures of a JPEG (MPO)
+            that are missing.
     """
 
     width: int
@@ -117,6 +118,7 @@ class _Reader:
         self._limits = limits
         self._source = source
         self._total = int(getattr(file, "n_frames", 1))
+        self._unreadable: set[int] = set()
 
     def read(self) -> DecodedImage:
         width, height = self._file.size
@@ -135,7 +137,7 @@ class _Reader:
             height=kept[0].height,
             frames=tuple(kept),
             frames_total=self._total,
-            frames_skipped=distinct - len(kept),
+            frames_skipped=distinct - len(kept) + len(self._unreadable),
         )
 
     def _first(self, cap: int) -> tuple[list[PILImage.Image], int]:
@@ -155,24 +157,40 @@ class _Reader:
 
     def _distinct(self) -> Iterator[PILImage.Image]:
         seen: set[bytes] = set()
-        spent = 0
-        for at in range(self._total):
-            if self._total > 1:
-                self._file.seek(at)
-            _check_size(self._file, self._limits, self._source)
-            spent += self._file.width * self._file.height
-            if spent > self._limits.max_total_pixels:  # pages may grow: TIFF, MPO
-                raise InputError(
-                    f"{self._source}: its {self._total} frames together are over the limit of "
-                    f"{self._limits.max_total_pixels:,} pixels; shorten it"
-                )
-            self._file.load()
-            for view in views(_upright(self._file)):
+        for frame in self._frames():
+            found = views(_upright(frame))
+            if self._total == 1 and len(found) == 1:
+                yield found[0]  # nothing to compare it with: spare the hash
+                return
+            for view in found:
                 digest = hashlib.blake2b(repr(view.size).encode())
                 digest.update(view.tobytes())
                 if digest.digest() not in seen:
                     seen.add(digest.digest())
                     yield view
+
+    def _frames(self) -> Iterator[PILImage.Image]:
+        """The file itself, once a frame, positioned and decoded."""
+        spent = 0
+        for at in range(self._total):
+            try:
+                if self._total > 1:
+                    self._file.seek(at)
+                _check_size(self._file, self._limits, self._source)
+                spent += self._file.width * self._file.height
+                if spent > self._limits.max_total_pixels:  # pages may grow: TIFF, MPO
+                    raise InputError(
+                        f"{self._source}: its {self._total} frames together are over the limit of "
+                        f"{self._limits.max_total_pixels:,} pixels; shorten it"
+                    )
+                self._file.load()
+            except (OSError, SyntaxError, ValueError):
+                # Photos of phones index a second JPEG that editors cut off; viewers never show it.
+                if self._file.format != "MPO" or at == 0:
+                    raise
+                self._unreadable.add(at)
+                continue
+            yield self._file
 
 
 def _upright(frame: PILImage.Image) -> PILImage.Image:

@@ -79,7 +79,7 @@ def parse_data_url(url: str, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     head, comma, payload = url.strip().partition(",")
     if not comma:
         raise InputError(
-            f"data: URL: no comma after {head:.60!r}; it reads data:image/png;base64,…"
+            f"data: URL: no comma after {head!r:.60}; it reads data:image/png;base64,…"
         )
     if len(payload) > 3 * limits.max_bytes:  # the worst case: every byte percent-encoded
         raise InputError(f"data: URL: over the limit of {limits.max_bytes:,} bytes")
