@@ -1,0 +1,144 @@
+"""Evidence as words, and an engine that reads them in place of the pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+
+from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.perception.perceiver import Perceiver
+from vlmguard.types import Chat, Completion, Delta, ImageEvidence, Message, TextBox
+
+_MOST_CHARACTERS = 6000  # of text from one picture; a small model's context is 8,000 tokens
+
+
+def describe(evidence: ImageEvidence) -> str:
+    """The evidence in short plain lines, for a model to read.
+
+    Text from the picture stands in JSON strings in which nothing can end the string, start a line
+    or spell a control token. Guesses are called guesses; what was not inspected is named.
+    """
+    lines = [f"size: {evidence.width}x{evidence.height} pixels"]
+    if evidence.frames > 1:
+        lines.append(f"different views inspected: {evidence.frames}")
+    if evidence.frames_skipped:
+        lines.append(f"views NOT inspected: {evidence.frames_skipped}")
+    if "ocr" not in evidence.disabled and "ocr" not in evidence.failed:
+        lines += _text_lines(evidence.text)
+    if "objects" not in evidence.disabled and "objects" not in evidence.failed:
+        guesses = ", ".join(
+            f"maybe {seen.label} ({seen.probability:.2f})" for seen in evidence.objects
+        )
+        lines.append(f"objects: {guesses or 'nothing recognized'}")
+    if evidence.nudity is not None:
+        lines.append(f"nudity score: {evidence.nudity:.2f} (0 none, 1 certain)")
+    lines += [
+        f"{detector}: FAILED, so this part is unknown ({quote(reason[:200])})"
+        for detector, reason in evidence.failed.items()
+    ]
+    if evidence.disabled:
+        lines.append(f"not looked for: {', '.join(evidence.disabled)}")
+    return "\n".join(lines)
+
+
+def quote(text: str) -> str:
+    """``text`` as a JSON string that stays on one line and holds no markup.
+
+    Beyond JSON's own escapes, ``<`` and all invisible characters are escaped, so that text from a
+    picture cannot spell a chat template's tokens (``<|im_end|>``, ``</s>``) or reorder a line.
+    """
+    escaped = json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")
+    return "".join(
+        char if char == " " or unicodedata.category(char)[0] not in "CZ" else _escape(char)
+        for char in escaped
+    )
+
+
+def _escape(char: str) -> str:
+    return json.dumps(char)[1:-1]  # surrogate pairs beyond U+FFFF, as JSON wants
+
+
+def _text_lines(boxes: tuple[TextBox, ...]) -> list[str]:
+    lines = []
+    for title, hidden in (("text in it", False), ("text hidden in it", True)):
+        found = [box.text for box in boxes if box.hidden is hidden]
+        shown = "\n".join(found)
+        cut = shown[:_MOST_CHARACTERS]
+        if found:
+            lines.append(f"{title}: {quote(cut)}")
+        if len(shown) > len(cut):
+            lines.append(f"{title}: {len(shown) - len(cut)} more characters are not shown")
+    return lines or ["text in it: none found"]
+
+
+class DescribedEngine:
+    """A text-only engine that stands in for a vision-language model.
+
+    Every picture is replaced by what `Perceiver` found in it, before the text of its message.
+    Everything else is the engine's own.
+    """
+
+    note = (
+        "The target cannot see: it read text evidence (text in the image, guessed objects, "
+        "nudity score) in place of the pictures."
+    )
+
+    def __init__(self, engine: Engine, perceiver: Perceiver) -> None:
+        self._engine = engine
+        self._perceiver = perceiver
+
+    @property
+    def spec(self) -> str:
+        """The engine's own."""
+        return self._engine.spec
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The engine's own, and vision."""
+        return self._engine.capabilities | {Capability.VISION}
+
+    async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
+        """Answer once, from the description of the pictures.
+
+        Raises:
+            InputError: a picture cannot be decoded.
+            EngineError: as the engine.
+        """
+        return await self._engine.generate(await self._described(chat), sampling)
+
+    async def stream(self, chat: Chat, sampling: Sampling) -> AsyncIterator[Delta]:
+        """Answer piece by piece. Closing the iterator stops the generation."""
+        deltas = self._engine.stream(await self._described(chat), sampling)
+        try:
+            async for delta in deltas:
+                yield delta
+        finally:
+            if isinstance(deltas, AsyncGenerator):
+                await deltas.aclose()
+
+    async def aclose(self) -> None:
+        """Close the engine; the perceiver belongs to whoever made it."""
+        await self._engine.aclose()
+
+    async def _described(self, chat: Chat) -> Chat:
+        found = await asyncio.gather(*(self._perceiver.perceive(image) for image in chat.images))
+        evidence = iter(found)
+        messages = [
+            _described(message, [next(evidence) for _ in message.images])
+            for message in chat.messages
+        ]
+        return Chat(messages=tuple(messages))
+
+
+def _described(message: Message, evidence: list[ImageEvidence]) -> Message:
+    if not evidence:
+        return message
+    blocks = []
+    for at, found in enumerate(evidence, start=1):
+        which = "the attached picture" if len(evidence) == 1 else f"attached picture {at}"
+        blocks.append(f"[What software found in {which}]\n{describe(found)}")
+    text = "\n\n".join([*blocks, message.text])
+    return replace(message, text=text, images=())
