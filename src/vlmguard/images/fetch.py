@@ -23,6 +23,7 @@ import httpx
 from vlmguard.errors import ConfigError, InputError
 from vlmguard.images.addresses import is_allowed
 from vlmguard.images.decode import DEFAULT_LIMITS, ImageLimits
+from vlmguard.images.formats import name_of
 from vlmguard.images.load import load_image
 from vlmguard.types import Image
 
@@ -128,6 +129,9 @@ class Fetcher:
             raise InputError(
                 f"{target.shown}: took longer than {self._limits.seconds:g} s to fetch"
             ) from None
+        if data and name_of(data) is None:
+            # The message for local files quotes the first bytes: not for what a server sent.
+            raise InputError(f"{target.shown}: what the server sends is not a picture")
         fetched = Image(data=data, media_type="application/octet-stream", source=target.shown)
         return await asyncio.to_thread(load_image, fetched, limits=self._limits.image)
 
@@ -165,10 +169,7 @@ class Fetcher:
             ) as response,
         ):
             if response.has_redirect_location:
-                try:
-                    return target.url.join(response.headers["Location"])
-                except (httpx.InvalidURL, ValueError):
-                    raise InputError(f"{target.shown}: redirects to an invalid URL") from None
+                return target.url.join(response.headers["Location"])  # httpx has parsed it once
             if response.status_code != httpx.codes.OK:
                 raise InputError(f"{target.shown}: the server answers HTTP {response.status_code}")
             return await self._read(response, target)
@@ -231,6 +232,8 @@ class Fetcher:
 
 def _parse(text: str, prefix: str) -> _Target:
     stripped = text.strip()
+    if not stripped:
+        raise InputError(f"{prefix}an empty URL")
     if len(stripped) > _MAX_URL:
         raise InputError(f"{prefix}{stripped[:60]!r}…: a URL of more than {_MAX_URL:,} characters")
     head, _, query = stripped.partition("?")
@@ -249,7 +252,9 @@ def _parse(text: str, prefix: str) -> _Target:
         raise InputError(f"{shown}: has credentials in it; such URLs are not fetched")
     if not host:
         raise InputError(f"{shown}: names no host")
-    if _is_number(host.rpartition(".")[2]) and not _is_plain_ipv4(host):
+    if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host):  # e.g. percent signs, IPv6 zones
+        raise InputError(f"{shown}: {host!r} is not a host name or address")
+    if _is_number(host.rpartition(".")[2]) and not (":" in host or _is_plain_ipv4(host)):
         raise InputError(f"{shown}: write an IPv4 address as four plain decimal numbers")
     port = url.port if url.port is not None else {"http": 80, "https": 443}[url.scheme]
     return _Target(url=url, host=host, port=port, shown=shown)

@@ -94,7 +94,7 @@ def sniff(data: bytes, source: str) -> Format:
     """
     if not data:
         raise InputError(f"{source}: the file is empty")
-    name = _name(data)
+    name = name_of(data)
     if name is None:
         raise InputError(
             f"{source}: not an image (its first bytes are {data[:8]!r}); "
@@ -153,7 +153,8 @@ def _heif_opener(source: str) -> Callable[[bytes], ImageFile]:
     return open_heif
 
 
-def _name(data: bytes) -> str | None:
+def name_of(data: bytes) -> str | None:
+    """The format's name, supported or not; ``None`` for unknown bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     if data[4:8] == b"ftyp":
