@@ -13,6 +13,7 @@
     │ ├ EngineUnavailable    not reachable, overloaded, 429, 5xx    (retryable)
     │ ├ EngineRejected       it refused the request: 4xx, too long
     │ └ UnsupportedCapability  asked for something that it cannot do
+    ├ PerceptionError        a detector failed, so a picture was not fully inspected
     ├ OutputError            a model answered, but not in the agreed form
     │ └ RewriteParseError
     └ DataError              a line of a data file is wrong
@@ -104,6 +105,10 @@ class EngineRejected(EngineError):
 
 class UnsupportedCapability(EngineError):
     """The engine was asked for something that it cannot do (vision, logprobs, …)."""
+
+
+class PerceptionError(VLMGuardError):
+    """A detector failed, so a picture was not fully inspected."""
 
 
 class OutputError(VLMGuardError):

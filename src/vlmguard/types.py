@@ -265,7 +265,7 @@ class Rewrite:
     policy: str = ""
     failure: str | None = None
 
-    def to_json(self, *, id: str | None = None) -> dict[str, Any]:
+    def to_json(self, *, id: str | int | None = None) -> dict[str, Any]:
         """The stable JSON form (names do not change any more)."""
         report = self.report
         return {

@@ -1,0 +1,74 @@
+"""The command line: ``vlmguard``.
+
+Exit codes: 0 done; 1 the guard or a model failed; 2 wrong usage, configuration or input;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from vlmguard.cli import ask, demo, models, policy, rewrite
+from vlmguard.cli.show import err
+from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
+
+app = typer.Typer(
+    help="A prompt rewriter that makes any vision-language model safer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(rewrite.rewrite)
+app.command()(ask.ask)
+app.command()(demo.demo)
+app.add_typer(policy.app, name="policy")
+app.command()(models.pull)
+app.command()(models.models)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if value:
+        typer.echo(f"vlmguard-r1 {version('vlmguard-r1')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """A prompt rewriter that makes any vision-language model safer."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        app()
+    except (ConfigError, InputError, DataError) as error:
+        _leave(error, 2)
+    except VLMGuardError as error:
+        _leave(error, 1)
+    except KeyboardInterrupt:
+        err.print("\ninterrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to tell anybody.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _leave(error: VLMGuardError, code: int) -> None:
+    err.print(Text.assemble(("error: ", "bold red"), str(error)))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The seam between a defence and everything that runs one: harness, gateway, command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.perception import DescribedEngine, Perceiver
+from vlmguard.types import Chat, Completion, Reply, Rewrite, Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a defence made of a conversation before the target sees it.
+
+    Attributes:
+        chat: what the target is to receive; meaningless when there is a ``refusal``.
+        refusal: the answer to give instead of asking the target.
+        rewrites: one entry a user turn, oldest first.
+        timings_ms: step → milliseconds.
+    """
+
+    chat: Chat
+    refusal: str | None = None
+    rewrites: tuple[Rewrite, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+class Defence(Protocol):
+    """An inference-time defence: answers a chat with the help of a target that it leaves as it is.
+
+    Defences that only change the input also have ``prepare(chat) -> Prepared``, so that a caller
+    can stream the target's answer itself.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def respond(self, chat: Chat, target: Engine, sampling: Sampling) -> Reply:
+        """Answer ``chat``.
+
+        Raises:
+            VLMGuardError: the defence or the target failed.
+        """
+        ...
+
+
+def sighted_target(target: Engine, perceiver: Perceiver | None) -> tuple[Engine, tuple[str, ...]]:
+    """A target that takes pictures: itself, or one that reads their description.
+
+    Returns:
+        The engine to ask, and notes for the trace.
+    """
+    if Capability.VISION in target.capabilities or perceiver is None:
+        return target, ()
+    described = DescribedEngine(target, perceiver)
+    return described, (described.note,)
+
+
+async def answer(
+    prepared: Prepared, target: Engine, sampling: Sampling, *, perceiver: Perceiver | None = None
+) -> Reply:
+    """Ask the target what a defence prepared, or refuse as it says, and write the trace."""
+    trace = Trace(rewrites=prepared.rewrites, timings_ms=prepared.timings_ms, target=target.spec)
+    if prepared.refusal is not None:
+        refused = Completion(text=prepared.refusal, finish_reason="stop", model="vlmguard")
+        return Reply(completion=refused, trace=trace)
+    notes: tuple[str, ...] = ()
+    if prepared.chat.images:
+        target, notes = sighted_target(target, perceiver)
+    start = time.perf_counter()
+    completion = await target.generate(prepared.chat, sampling)
+    timings = {**prepared.timings_ms, "target": (time.perf_counter() - start) * 1000}
+    trace = replace(
+        trace, sent=prepared.chat, timings_ms=timings, usage=completion.usage, notes=notes
+    )
+    return Reply(completion=completion, trace=trace)
