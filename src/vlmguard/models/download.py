@@ -104,7 +104,7 @@ def _append(
             "Content-Range", ""
         ).startswith(f"bytes {done}-")
         with part.open("ab" if resumed else "wb") as target:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():  # as they come: a fixed size would hold bytes back
                 target.write(chunk)
                 at(target.tell())
                 if target.tell() > size:

@@ -136,6 +136,10 @@ def _complaint(log: str) -> str:
     """What an installer's log says went wrong, on one line, without credentials."""
     lines = [line.strip(" ×╰─▶│") for line in log.splitlines()]
     errors = [line for line in lines if line.lower().startswith("error")]
-    broken = re.findall(r"connection broken by '([^']*)'", log)
-    chosen = [*errors, *broken[-1:]] or [line for line in lines if line][-1:]
-    return redact("; ".join(line.removeprefix("ERROR: ").rstrip(".") for line in chosen))
+    chosen = errors or [line for line in lines if line][-1:]
+    # pip ends with "no matching distribution" when there is no network; the cause stands before.
+    causes = re.findall(
+        r"\[Errno -?\d+\] [\w ,]+|[\w ]*timed out|CERTIFICATE_VERIFY_FAILED|ProxyError", log
+    )
+    chosen += causes[-1:]
+    return redact("; ".join(line.removeprefix("ERROR: ").strip(" .") for line in chosen))
