@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmguard.errors import ConfigError, UnknownName
+from vlmguard.models.inventory import ListedModel, listing
 from vlmguard.models.known import KNOWN, KnownModel
-from vlmguard.models.listing import ListedModel, listing
 from vlmguard.models.store import checked_path, is_offline, store_dir
 
 __all__ = [

@@ -12,10 +12,12 @@ from pathlib import Path
 import yaml
 
 from vlmguard.errors import ConfigError, MissingExtra, ModelStoreError
+from vlmguard.models.index import redact
 from vlmguard.models.store import is_offline
 
 # Other formats of the same weights, which transformers does not load.
 _SURPLUS = ("*.gguf", "*.onnx*", "onnx/*", "*.h5", "*.msgpack", "*.tflite", "original/*")
+_PICKLES = ("*.bin", "*.pt", "*.pth")  # left out where there are safetensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +58,12 @@ def pull_from_hub(repo: str, revision: str | None, *, force: bool = False) -> Pa
         raise ConfigError(f"hf:{repo} is not of the form hf:org/model")
     if not sys.stderr.isatty():
         disable_progress_bars()
-    offline = is_offline()
-    with _explained(repo, revision):
-        skip = list(_SURPLUS)
+    with _explained(f"hf:{repo}", revision):
+        offline, skip = is_offline(), [*_SURPLUS, *_PICKLES]
         if not offline:
-            files = hub.HfApi().list_repo_files(repo, revision=revision)
-            if any(name.endswith(".safetensors") for name in files):
-                skip += ["*.bin", "*.pt", "*.pth"]
+            files = hub.HfApi().model_info(repo, revision=revision).siblings or []
+            if not any(file.rfilename.endswith(".safetensors") for file in files):
+                skip = list(_SURPLUS)
         folder = hub.snapshot_download(
             repo,
             revision=revision,
@@ -92,10 +93,9 @@ def cached_snapshots() -> tuple[Snapshot, ...]:
 
 
 @contextmanager
-def _explained(repo: str, revision: str | None) -> Iterator[None]:
+def _explained(name: str, revision: str | None) -> Iterator[None]:
     import huggingface_hub.errors as hub  # noqa: PLC0415 - an optional dependency
 
-    name = f"hf:{repo}"
     try:
         yield
     except hub.GatedRepoError as error:
@@ -109,18 +109,18 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             f"there is no public model {name}. Check the name; a private one needs HF_TOKEN"
         ) from error
     except hub.LocalEntryNotFoundError as error:
-        why = "VLMGUARD_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
         raise ModelStoreError(
-            f"{name} is not in the cache and {why}. Try again with a network, or copy the model "
-            "here and use its folder: hf:/path/to/folder"
+            f"{name} is not here and VLMGUARD_OFFLINE is set. Unset it, or give a folder: "
+            "hf:/path/to/model"
+            if is_offline()
+            else f"cannot fetch {name}: the connection was lost. Run it again to go on"
         ) from error
-    except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as error:
-        # Connection errors of the HTTP client are among them.
-        raise ModelStoreError(f"cannot fetch {name}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except Exception as error:  # the Hub's HTTP client, and so its errors, vary by version
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelStoreError(
+            f"cannot fetch {name}: {redact(why)}. Check the network, or give a folder: "
+            "hf:/path/to/model"
+        ) from error
 
 
 def _snapshot(repo: str, folder: Path) -> Snapshot:
