@@ -37,7 +37,7 @@ class ConfigError(VLMGuardError):
 
 
 class UnknownName(ConfigError):
-    """There is nothing registered under that name; the message lists what there is."""
+    """Nothing is registered under that name; the message lists what there is."""
 
 
 class MissingExtra(ConfigError):
@@ -58,7 +58,7 @@ class MissingExtra(ConfigError):
 
 
 class InputError(VLMGuardError):
-    """What the user gave cannot be used: an undecodable image, a prompt over the cap, …"""
+    """What the user gave cannot be used: e.g. an undecodable image."""
 
 
 class ModelStoreError(VLMGuardError):

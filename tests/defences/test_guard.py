@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from vlmguard.engines.scripted import ScriptedEngine
 
 from tests.drawing import encode, typed_text
 from vlmguard import Guard, NoDefence
 from vlmguard.defences.guard import WITHHELD
 from vlmguard.engines import Capability, Sampling
-from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import (
     EngineTimeout,
     EngineUnavailable,
@@ -205,7 +205,7 @@ async def test_a_hanging_rewriter_is_a_failure_after_the_policys_timeout() -> No
             await asyncio.sleep(60)
             raise AssertionError
 
-    with pytest.raises(EngineTimeout, match="timeout_s of 0.05 s"):
+    with pytest.raises(EngineTimeout, match=r"timeout_s of 0\.05 s"):
         await Guard(Hanging(), policy=Policy(timeout_s=0.05)).rewrite("hello")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -68,11 +69,9 @@ def test_reason_first_keeps_the_reasons_of_a_safe_verdict(report: RiskReport) ->
 
 @given(text=TEXTS, layout=LAYOUTS)
 def test_any_text_parses_or_raises_the_one_error(text: str, layout: Layout) -> None:
-    """Fuzz: no other exception, and the raw text is kept."""
-    try:
+    """Fuzz: no other exception."""
+    with suppress(RewriteParseError):
         parse_assessment(text, layout)
-    except RewriteParseError as error:
-        assert error.raw == text
 
 
 @given(assessment=RISKY, layout=LAYOUTS, cut=st.floats(0, 1, exclude_max=True))
@@ -85,11 +84,13 @@ def test_a_truncated_answer_never_parses(
         parse_assessment(rendered[: int(len(rendered) * cut)], layout)
 
 
-@given(value=st.recursive(
-    st.none() | st.booleans() | st.integers() | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=8,
-))
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | TEXTS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=8,
+    )
+)
 def test_any_json_parses_or_raises_the_one_error(value: object) -> None:
     """Fuzz with well-formed JSON of the wrong shape."""
     for layout in Layout:

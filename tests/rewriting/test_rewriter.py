@@ -6,10 +6,10 @@ import json
 import math
 
 import pytest
+from vlmguard.engines.scripted import ScriptedEngine
 
 from tests.drawing import encode, typed_text
 from vlmguard.engines import Capability, Sampling
-from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import (
     ConfigError,
     EngineRejected,
@@ -189,7 +189,9 @@ async def test_a_stricter_policy_makes_a_hesitant_model_explain_itself() -> None
     tokens = (
         TokenLogprob(token='{"verdict": "', logprob=0),
         TokenLogprob(
-            token="safe", logprob=math.log(0.6), top=(("safe", math.log(0.6)), ("ris", math.log(0.4)))
+            token="safe",
+            logprob=math.log(0.6),
+            top=(("safe", math.log(0.6)), ("ris", math.log(0.4))),
         ),
         TokenLogprob(token='"}', logprob=0),
     )
@@ -372,9 +374,7 @@ async def test_a_conversation_must_end_with_the_user() -> None:
     """There is nothing to judge otherwise."""
     engine = ScriptedEngine([], capabilities=PLAIN)
     with pytest.raises(ConfigError, match="user message"):
-        await make(engine).rewrite(
-            Chat(messages=(Message(role="assistant", text="x"),)), Policy()
-        )
+        await make(engine).rewrite(Chat(messages=(Message(role="assistant", text="x"),)), Policy())
 
 
 def test_the_zero_shot_prompt_shows_the_form_and_the_categories() -> None:

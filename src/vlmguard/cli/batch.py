@@ -111,7 +111,7 @@ def run(
 def _open_output(path: Path) -> BinaryIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a+b")  # noqa: SIM115, PTH123  # the caller closes it
+        return open(path, "a+b")  # noqa: PTH123  # the caller closes it
     except OSError as error:
         raise ConfigError(f"the output {path} cannot be written: {error.strerror}") from error
 

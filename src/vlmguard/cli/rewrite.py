@@ -33,8 +33,9 @@ def rewrite(
     input_file: Annotated[
         Path | None,
         typer.Option(
-            "--input", help='JSON Lines of {"id", "prompt", "images": [paths]}; paths are relative '
-            "to the file."
+            "--input",
+            help='JSON Lines of {"id", "prompt", "images": [paths]}; paths are relative '
+            "to the file.",
         ),
     ] = None,
     output_file: Annotated[

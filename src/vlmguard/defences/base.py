@@ -37,7 +37,9 @@ class Defence(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The short name of reports and configuration, e.g. ``"guard"``."""
+        ...
 
     async def respond(self, chat: Chat, target: Engine, sampling: Sampling) -> Reply:
         """Answer ``chat``.

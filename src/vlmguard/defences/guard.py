@@ -135,9 +135,10 @@ class Guard:
             rewrites.append(rewrite)
             if rewrite.action == "refuse" and index == last:
                 refusal = self._policy.refusal
-            elif rewrite.action == "refuse":
-                message = Message(role="user", text=WITHHELD)
-            messages.append(replace(message, text=rewrite.prompt) if rewrite.changed else message)
+            if rewrite.action == "refuse" and index != last:
+                messages.append(Message(role="user", text=WITHHELD))
+            else:
+                messages.append(replace(message, text=rewrite.prompt))
         return Prepared(
             chat=Chat(messages=tuple(messages)),
             refusal=refusal,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vlmguard.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode
 from vlmguard.images.load import load_image, parse_data_url
+from vlmguard.images.several import load_images
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -15,5 +16,6 @@ __all__ = [
     "ImageLimits",
     "decode",
     "load_image",
+    "load_images",
     "parse_data_url",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlmguard.rewriting.format import Assessment, Layout, parse_assessment, render_assessment
+from vlmguard.rewriting.opening import open_rewriter
 from vlmguard.rewriting.policy import (
     CATEGORIES,
     CATEGORY_NAMES,
@@ -11,7 +12,6 @@ from vlmguard.rewriting.policy import (
     load_policy,
     preset_policy,
 )
-from vlmguard.rewriting.opening import open_rewriter
 from vlmguard.rewriting.rewriter import PromptedRewriter, Rewriter
 
 __all__ = [

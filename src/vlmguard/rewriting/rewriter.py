@@ -48,18 +48,17 @@ _TOP_LOGPROBS = 5  # what OpenAI-compatible servers commonly allow
 
 
 class Rewriter(Protocol):
-    """Judges the last user turn of a conversation and rewrites it where needed.
-
-    Attributes:
-        name: appears in results.
-        fingerprint: changes whenever its decisions might; part of every cache key.
-    """
+    """Judges the last user turn of a conversation and rewrites it where needed."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Appears in results."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes whenever its decisions might; part of every cache key."""
+        ...
 
     async def rewrite(self, chat: Chat, policy: Policy) -> Rewrite:
         """Decide about the last message of ``chat``, the user's, in the light of those before it.
@@ -77,7 +76,7 @@ class _Run:
     """What one decision has cost so far."""
 
     timings_ms: dict[str, float] = field(default_factory=dict)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
     def spent(self, step: str, since: float) -> None:
         elapsed = (time.perf_counter() - since) * 1000
@@ -129,6 +128,7 @@ class PromptedRewriter:
 
     @property
     def name(self) -> str:
+        """As given, or the engine's spec."""
         return self._name
 
     @property
@@ -143,7 +143,10 @@ class PromptedRewriter:
 
     @property
     def fingerprint(self) -> str:
-        eyes = "sighted" if self.sighted else getattr(self._perceiver, "fingerprint", "blind")
+        """Of engine, layout, prompt, eyes and thresholds."""
+        eyes = "sighted" if self.sighted else "blind"
+        if not self.sighted and self._perceiver:
+            eyes = self._perceiver.fingerprint
         parts = (self._engine.spec, self._layout, self._prompt.hash, eyes, str(self._thresholds))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -158,7 +161,9 @@ class PromptedRewriter:
         threshold = policy.threshold_for(self._thresholds)
         whole = Window(turn=turn, earlier=earlier, evidence=evidence)
         judged = await self._judge_all(split(whole, self._window_chars), threshold, run)
-        return self._decide(turn, evidence, judged, threshold, policy, run)
+        return self._decide(
+            turn, evidence=evidence, judged=judged, threshold=threshold, policy=policy, run=run
+        )
 
     async def _perceive(self, turn: Message, run: _Run) -> tuple[ImageEvidence, ...]:
         """Evidence of every picture, for a model that cannot see."""
@@ -180,9 +185,7 @@ class PromptedRewriter:
                 )
         return tuple(seen)
 
-    async def _judge_all(
-        self, windows: Sequence[Window], threshold: float, run: _Run
-    ) -> _Judged:
+    async def _judge_all(self, windows: Sequence[Window], threshold: float, run: _Run) -> _Judged:
         """The riskiest window's outcome; stops at the first that is risky."""
         worst: _Judged | None = None
         for window in windows:
@@ -194,9 +197,7 @@ class PromptedRewriter:
         assert worst is not None
         return worst
 
-    async def _judge_within_context(
-        self, window: Window, threshold: float, run: _Run
-    ) -> _Judged:
+    async def _judge_within_context(self, window: Window, threshold: float, run: _Run) -> _Judged:
         """Judge one window; where the engine's context is too small, its halves."""
         try:
             return await self._judge(window, threshold, run)
@@ -210,10 +211,14 @@ class PromptedRewriter:
         request = render_request(window.turn, earlier=window.earlier, evidence=window.evidence)
         images = window.turn.images if self.sighted else ()
         chat = Chat(messages=(self._system, Message(role="user", text=request, images=images)))
-        if self._layout is Layout.VERDICT_FIRST and {
-            Capability.PREFIX,
-            Capability.LOGPROBS,
-        } <= self._engine.capabilities:
+        if (
+            self._layout is Layout.VERDICT_FIRST
+            and {
+                Capability.PREFIX,
+                Capability.LOGPROBS,
+            }
+            <= self._engine.capabilities
+        ):
             risk = await self._verdict_alone(chat, run)
             if risk is not None:
                 if risk < threshold:
@@ -233,15 +238,15 @@ class PromptedRewriter:
         completion = await self._call("verdict", begun, _VERDICT, run)
         return risk_from_logprobs(completion.logprobs or (), after_prefix=True)
 
-    async def _in_one_go(
-        self, chat: Chat, window: Window, run: _Run
-    ) -> tuple[float, Assessment]:
+    async def _in_one_go(self, chat: Chat, window: Window, run: _Run) -> tuple[float, Assessment]:
         """The whole assessment in one answer, and the probability of risk in it."""
         can = self._engine.capabilities
         sampling = self._constrained(
             top_logprobs=_TOP_LOGPROBS if Capability.LOGPROBS in can else 0
         )
-        assessment, completion = await self._parsed("rewrite", chat, "", sampling, window, run)
+        assessment, completion = await self._parsed(
+            "rewrite", chat, window=window, run=run, sampling=sampling
+        )
         risk = risk_from_logprobs(completion.logprobs or ())
         if risk is None:
             risk = 1.0 if assessment.verdict == "risky" else 0.0
@@ -253,13 +258,13 @@ class PromptedRewriter:
             begun = chat.then(Message(role="assistant", text=RISKY_PREFIX))
             sampling = self._constrained(after_risky_prefix=True)
             assessment, _ = await self._parsed(
-                "rewrite", begun, RISKY_PREFIX, sampling, window, run
+                "rewrite", begun, window=window, run=run, sampling=sampling, prefix=RISKY_PREFIX
             )
         else:
             request = chat.messages[-1]
             known = chat.with_text(1, f"{request.text}\nThe verdict is known: risky.")
             assessment, _ = await self._parsed(
-                "rewrite", known, "", self._constrained(), window, run
+                "rewrite", known, window=window, run=run, sampling=self._constrained()
             )
         if assessment.verdict != "risky":
             raise RewriteParseError(
@@ -268,9 +273,7 @@ class PromptedRewriter:
             )
         return assessment
 
-    def _constrained(
-        self, *, top_logprobs: int = 0, after_risky_prefix: bool = False
-    ) -> Sampling:
+    def _constrained(self, *, top_logprobs: int = 0, after_risky_prefix: bool = False) -> Sampling:
         """Greedy sampling under the strongest constraint that the engine takes."""
         can = self._engine.capabilities
         if Capability.GRAMMAR in can:
@@ -285,10 +288,11 @@ class PromptedRewriter:
         self,
         step: str,
         chat: Chat,
-        prefix: str,
-        sampling: Sampling,
+        *,
         window: Window,
         run: _Run,
+        sampling: Sampling,
+        prefix: str = "",
     ) -> tuple[Assessment, Completion]:
         """An answer in the agreed form; the model may repair it once."""
         completion = await self._call(step, chat, sampling, run)
@@ -297,9 +301,7 @@ class PromptedRewriter:
         except RewriteParseError as error:
             # A repair starts over without the prefix, so that the model writes the whole object.
             asked = Chat(messages=chat.messages[:-1]) if prefix else chat
-            again = asked.then(
-                Message(role="assistant", text=error.raw or "(empty)")
-            ).then(
+            again = asked.then(Message(role="assistant", text=error.raw or "(empty)")).then(
                 Message(
                     role="user",
                     text=f"That is not the agreed form: {error}. "
@@ -335,6 +337,7 @@ class PromptedRewriter:
     def _decide(
         self,
         turn: Message,
+        *,
         evidence: tuple[ImageEvidence, ...],
         judged: _Judged,
         threshold: float,

@@ -69,7 +69,8 @@ def split(window: Window, size: int | None) -> tuple[Window, ...]:
 
 def _pieces(text: str, size: int) -> list[str]:
     step = size - OVERLAP_CHARS
-    return [text[start : start + size] for start in range(0, max(len(text) - OVERLAP_CHARS, 1), step)]
+    starts = range(0, max(len(text) - OVERLAP_CHARS, 1), step)
+    return [text[start : start + size] for start in starts]
 
 
 def _evidence_pieces(seen: ImageEvidence, size: int) -> list[ImageEvidence]:
