@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlmguard.data.card import CardFacts, ModelFacts, PromptFacts, SourceFacts, StageFacts
 from vlmguard.data.records import (
     SCHEMA_VERSION,
     Evidence,
@@ -12,14 +13,28 @@ from vlmguard.data.records import (
     Turn,
     Verification,
 )
+from vlmguard.data.splits import SplitShares, split_of
+from vlmguard.data.tally import Lengths, Tally
+from vlmguard.data.writer import DatasetWriter, image_ref
 
 __all__ = [
     "SCHEMA_VERSION",
+    "CardFacts",
+    "DatasetWriter",
     "Evidence",
     "ImageRef",
+    "Lengths",
+    "ModelFacts",
+    "PromptFacts",
     "RiskFeature",
+    "SourceFacts",
     "Split",
+    "SplitShares",
+    "StageFacts",
+    "Tally",
     "TrainingRecord",
     "Turn",
     "Verification",
+    "image_ref",
+    "split_of",
 ]
