@@ -1,0 +1,89 @@
+"""Which weights an ``hf:`` spec names. No torch here: opening an engine is cheap."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmguard.errors import ConfigError
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What engines must agree on to share one copy in memory.
+
+    Attributes:
+        model: a folder, or ``org/model`` of the Hugging Face Hub.
+        revision: branch, tag or commit of a Hub model.
+        dtype: one of `DTYPES`; ``"auto"`` is the checkpoint's own.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        trust_remote_code: run Python that comes with the model.
+        offline: take Hub models from the cache only.
+
+    Raises:
+        ConfigError: one of them is malformed, or there is no such folder.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device!r} is not auto, cpu, cuda or cuda:N")
+
+    def files(self) -> dict[str, Any]:
+        """What finds the files."""
+        found: dict[str, Any] = {}
+        if self.revision is not None:
+            found["revision"] = self.revision
+        if self.offline:
+            found["local_files_only"] = True
+        return found
+
+    def origin(self) -> dict[str, Any]:
+        """What every ``from_pretrained`` of an auto class takes."""
+        return {**self.files(), "trust_remote_code": self.trust_remote_code}
+
+
+def check_adapter(folder: Path) -> Path:
+    """A folder as PEFT's ``save_pretrained`` writes it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"adapter={folder}: no such folder")
+    weights = ("adapter_model.safetensors", "adapter_model.bin")
+    for alternatives in (("adapter_config.json",), weights):
+        if not any((folder / name).is_file() for name in alternatives):
+            raise ConfigError(
+                f"adapter={folder} is not a folder that PEFT saved: no {alternatives[0]} in it"
+            )
+    return folder
+
+
+def _check_model(model: str) -> None:
+    path = Path(model)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return
+        if (path / "adapter_config.json").is_file():
+            raise ConfigError(
+                f"{model} is an adapter; name it beside its base: hf:BASE?adapter={model}"
+            )
+        raise ConfigError(f"{model} is not a model folder: no config.json in it")
+    if path.is_file():
+        raise ConfigError(f"{model} is a file; hf: takes a folder, and llamacpp: a GGUF file")
+    if not re.fullmatch(r"(?!\.)[\w.-]+(/[\w.-]+)?", model):
+        raise ConfigError(f"{model!r} is neither a folder that exists nor of the form org/model")
