@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmguard.images.addresses import is_allowed
@@ -74,6 +74,7 @@ def test_special_addresses_never(address: str) -> None:
     assert not is_allowed(ip_address(address), allow_private=True)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4), st.booleans())
 def test_an_embedded_ipv4_address_is_judged_by_itself(address: IPv4Address, own: bool) -> None:
     """Mapped and NAT64 forms get the verdict of the IPv4 address inside."""

@@ -220,6 +220,7 @@ async def test_one_private_address_spoils_a_name(addresses: list[str]) -> None:
     assert "10.0.0.5" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60) | st.from_regex(r"https?://[\x00-\xff]{0,40}", fullmatch=True))
 async def test_any_text_is_refused_in_words(text: str) -> None:
     """Whatever stands in place of a URL ends in an InputError, never in another exception."""
@@ -228,7 +229,11 @@ async def test_any_text_is_refused_in_words(text: str) -> None:
 
 
 @given(st.binary(max_size=40).filter(lambda raw: not set(raw) & set(b"\r\n\0")))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_any_redirect_is_refused_in_words(site: Site, location: bytes) -> None:
     """Whatever a server writes into its Location header, too."""
     head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: "
@@ -494,10 +499,11 @@ async def test_many_at_once(site: Site) -> None:
 
 async def test_cancelling_closes_the_connection(site: Site) -> None:
     """A caller that gives up leaves nothing open."""
-    closed = asyncio.Event()
+    begun, closed = asyncio.Event(), asyncio.Event()
 
     async def page(_head: str, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        begun.set()
         try:
             while True:
                 writer.write(b"x")
@@ -508,7 +514,7 @@ async def test_cancelling_closes_the_connection(site: Site) -> None:
 
     site.pages["/slow"] = page
     task = asyncio.create_task(fetcher(site).fetch_image(site.url("/slow")))
-    await asyncio.sleep(0.2)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
