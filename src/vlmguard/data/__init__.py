@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vlmguard.data.card import CardFacts, ModelFacts, PromptFacts, SourceFacts, StageFacts
+from vlmguard.data.found import Found
+from vlmguard.data.reader import read_records, scan
 from vlmguard.data.records import (
     SCHEMA_VERSION,
     Evidence,
@@ -22,6 +24,7 @@ __all__ = [
     "CardFacts",
     "DatasetWriter",
     "Evidence",
+    "Found",
     "ImageRef",
     "Lengths",
     "ModelFacts",
@@ -36,5 +39,7 @@ __all__ = [
     "Turn",
     "Verification",
     "image_ref",
+    "read_records",
+    "scan",
     "split_of",
 ]

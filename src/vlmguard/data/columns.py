@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from vlmguard.data.found import Found, problem_of
 from vlmguard.data.records import SCHEMA_VERSION, TrainingRecord
 from vlmguard.errors import DataError, MissingExtra
 
@@ -89,11 +90,15 @@ def write_table(records: Sequence[TrainingRecord], path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), path, compression="zstd")
 
 
-def read_table(path: Path) -> Iterator[TrainingRecord]:
-    """Read the records of a Parquet file, a batch at a time.
+def scan_table(path: Path, root: Path) -> Iterator[Found]:
+    """Read a Parquet file a batch at a time; a row that is no record gives its error.
+
+    Args:
+        path: the file.
+        root: what the records' picture paths are relative to.
 
     Raises:
-        DataError: not Parquet, other columns, or a row that is no record; names the row as line.
+        DataError: not Parquet, or without the columns of a record.
         MissingExtra: pyarrow is not installed.
     """
     require_pyarrow()
@@ -107,7 +112,8 @@ def read_table(path: Path) -> Iterator[TrainingRecord]:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _record(row, path, number)
+                    outcome = _outcome(row, path, number)
+                    yield Found(outcome=outcome, path=path, line=number, root=root)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot be read as Parquet: {error}", path=path) from None
 
@@ -129,7 +135,7 @@ def _check_columns(found: pa.Schema, path: Path) -> None:
         )
 
 
-def _record(row: dict[str, Any], path: Path, number: int) -> TrainingRecord:
+def _outcome(row: dict[str, Any], path: Path, number: int) -> TrainingRecord | DataError:
     try:
         # Columns that another program left out or left empty take the record's defaults.
         fields = {name: value for name, value in row.items() if value is not None}
@@ -139,19 +145,6 @@ def _record(row: dict[str, Any], path: Path, number: int) -> TrainingRecord:
             seen["objects"] = [(guess["label"], guess["probability"]) for guess in seen["objects"]]
         return TrainingRecord.model_validate(fields)
     except ValidationError as error:
-        raise DataError(problem_of(error), path=path, line=number) from None
+        return DataError(problem_of(error), path=path, line=number)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"not a record: {error!r}", path=path, line=number) from None
-
-
-def problem_of(error: ValidationError) -> str:
-    """The first problem that pydantic found: the field, what is wrong, and the value."""
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    told = problem["msg"].removeprefix("Value error, ")
-    if not place:
-        return told
-    if problem["type"] in {"missing", "extra_forbidden"}:
-        return f"{place}: {told.lower()}"
-    value = repr(problem["input"])
-    return f"{place}: {told}, not {value[:80]}{'…' if len(value) > 80 else ''}"
+        return DataError(f"not a record: {error!r}", path=path, line=number)

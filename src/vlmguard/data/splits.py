@@ -33,7 +33,10 @@ class SplitShares:
             )
 
 
-def split_of(family: str, shares: SplitShares = SplitShares()) -> Split:
+DEFAULT_SHARES = SplitShares()
+
+
+def split_of(family: str, shares: SplitShares = DEFAULT_SHARES) -> Split:
     """The split of a family: its name's SHA-256 as a number in 0..1, cut at the shares."""
     digest = hashlib.sha256(family.encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
