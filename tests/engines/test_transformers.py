@@ -439,14 +439,16 @@ def test_text_that_cannot_be_neutralized_is_refused(folder: Folders) -> None:
         writing.encode(Chat.of("look ※ here"))
 
 
-def test_added_words_are_ordinary_text(folder: Folders) -> None:
-    """A word that a fine-tune added to the vocabulary is no control token; markup is."""
+def test_added_tokens_are_ordinary_text_unless_the_template_writes_them(folder: Folders) -> None:
+    """Words that a fine-tune added and HTML tags stay; markup of the template does not."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder("llama"))
-    tokenizer.add_tokens(["covid", "<tool_call>"])
+    tokenizer.add_tokens(["covid", "user", "<table>", "<tool_call>"])
+    tokenizer.chat_template += "{% if tools %}<tool_call>{% endif %}"
     writing = ChatFormat(tokenizer, name="tuned", vision=False)
-    assert writing.neutralize("covid <tool_call>") == "covid <\u200btool_call>"
+    text = "covid user <table> {}"
+    assert writing.neutralize(text.format("<tool_call>")) == text.format("<\u200btool_call>")
 
 
 # ---------------------------------------------------------------- templates
@@ -501,7 +503,9 @@ async def test_broken_chat_template(folder: Folders, tmp_path: Path) -> None:
     shutil.copytree(folder("llava"), tmp_path / "odd")
     (tmp_path / "odd/chat_template.jinja").write_text("{{ 1 / 0 }}")
     engine = _open(tmp_path / "odd")
-    with pytest.raises(ConfigError, match=r"chat template of .*/odd is broken: division by zero"):
+    with pytest.raises(
+        ConfigError, match=r"chat template of .*/odd does not work: division by zero"
+    ):
         await engine.generate(PROMPT, SHORT)
     await engine.aclose()
 
@@ -598,11 +602,34 @@ async def test_adapter_equals_peft_itself(folder: Folders, engines: Engines) -> 
 
 
 async def test_adapter_of_another_model(folder: Folders) -> None:
-    """An adapter that fits nowhere would be silently without effect: it is refused each time."""
-    engine = _open(folder("llama"), adapter=folder("qwen2_vl-lora"))
+    """An adapter that fits nowhere would have no effect: it is refused, and spoils nothing else."""
+    base = _open(folder("llama"))
+    unfit = _open(folder("llama"), adapter=folder("qwen2_vl-lora"))
+    fit = _open(folder("llama"), adapter=folder("llama-lora"))
+    text = (await base.generate(PROMPT, SHORT)).text
     for _ in range(2):
         with pytest.raises(ConfigError, match="does not fit"):
-            await engine.generate(PROMPT, SHORT)
+            await unfit.generate(PROMPT, SHORT)
+    assert (await base.generate(PROMPT, SHORT)).text == text
+    adapted = (await fit.generate(PROMPT, SHORT)).text
+    for engine in (base, unfit, fit):
+        await engine.aclose()
+    alone = _open(folder("llama"), adapter=folder("llama-lora"))
+    assert (await alone.generate(PROMPT, SHORT)).text == adapted
+    await alone.aclose()
+
+
+async def test_adapter_of_another_kind(folder: Folders, tmp_path: Path) -> None:
+    """Prompt tuning changes the prompt and not the weights, and is not supported."""
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(folder("llama"))
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(plain, config).save_pretrained(str(tmp_path / "soft"))
+    engine = _open(folder("llama"), adapter=tmp_path / "soft")
+    with pytest.raises(ConfigError, match="PROMPT_TUNING; use a LoRA"):
+        await engine.generate(PROMPT, SHORT)
     await engine.aclose()
 
 

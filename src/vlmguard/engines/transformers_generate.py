@@ -18,8 +18,9 @@ from transformers import (
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from vlmguard.engines.base import Sampling
-from vlmguard.engines.transformers_host import LoadedModel, is_out_of_memory
+from vlmguard.engines.transformers_host import LoadedModel
 from vlmguard.engines.transformers_text import Detokenizer, StopScanner
+from vlmguard.engines.transformers_weights import is_out_of_memory
 from vlmguard.errors import EngineError, EngineRejected
 from vlmguard.types import Chat, Completion, TokenLogprob, Usage
 
@@ -58,7 +59,7 @@ class Job:
         prompt: list[int] = inputs["input_ids"][0].tolist()
         room = self._room(len(prompt), loaded.context)
         answer = _Answer(self, loaded, prompt)
-        with loaded.adapted(self.adapter):
+        with loaded.adapters.use(self.adapter):
             if not self.cancelled.is_set():
                 self._generate(loaded.model, inputs, answer, room)
         return answer.finish()
@@ -76,13 +77,9 @@ class Job:
         return min(self.sampling.max_tokens, context - prompt)
 
     def _generate(self, model: Any, inputs: dict[str, Any], answer: _Answer, room: int) -> None:
-        moved = {
-            key: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-        }
         try:
             model.generate(
-                **moved,
+                **{key: _moved(value, model) for key, value in inputs.items()},
                 max_new_tokens=room,
                 do_sample=False,  # `_Answer` draws
                 logits_processor=LogitsProcessorList([_Choose(answer)]),
@@ -92,6 +89,12 @@ class Job:
             if is_out_of_memory(error):
                 raise
             raise EngineError(f"{self.spec} failed: {error}") from error
+
+
+def _moved(value: Any, model: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
 
 class _Answer:

@@ -10,10 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from textwrap import shorten
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -31,9 +29,10 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_torchvision_available
 
+from vlmguard.engines.transformers_adapters import Adapters
 from vlmguard.engines.transformers_inputs import ChatFormat
-from vlmguard.engines.transformers_weights import Weights
-from vlmguard.errors import ConfigError, EngineUnavailable, VLMGuardError
+from vlmguard.engines.transformers_weights import Weights, explained, is_out_of_memory
+from vlmguard.errors import ConfigError, EngineUnavailable
 from vlmguard.models.notices import say
 
 T = TypeVar("T")
@@ -45,14 +44,14 @@ def takes_pictures(weights: Weights) -> bool:
     Raises:
         ConfigError: there is no such model, or it cannot be fetched.
     """
-    with _explained(weights.model):
+    with explained(weights.model):
         settings, _ = PreTrainedConfig.get_config_dict(weights.model, **weights.files())
     return settings.get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or (
         weights.trust_remote_code and "AutoModelForImageTextToText" in settings.get("auto_map", {})
     )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model that is ready to answer. Only its host's thread touches it.
 
@@ -60,6 +59,7 @@ class LoadedModel:
         model: in evaluation mode, on its device.
         tokenizer: of the model.
         format: how it writes a chat.
+        adapters: that can be put on it.
         eos: ids that end an answer.
         context: tokens that prompt and answer may have together; ``None`` when it does not say.
     """
@@ -67,46 +67,9 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     format: ChatFormat
+    adapters: Adapters
     eos: frozenset[int]
     context: int | None
-    _peft: Any = field(default=None, init=False)
-    _adapters: dict[Path, str] = field(default_factory=dict, init=False)
-
-    def adapted(self, folder: Path | None) -> AbstractContextManager[Any]:
-        """Work with this adapter, loaded on first use; with the bare base for ``None``.
-
-        Raises:
-            ConfigError: it does not fit the model.
-        """
-        if folder is None:
-            return nullcontext() if self._peft is None else self._peft.disable_adapter()
-        if folder not in self._adapters:
-            self._adapters[folder] = self._attach(folder, f"adapter_{len(self._adapters)}")
-        self._peft.set_adapter(self._adapters[folder], inference_mode=True)
-        return nullcontext()
-
-    def _attach(self, folder: Path, name: str) -> str:
-        from peft import PeftConfig, PeftModel  # noqa: PLC0415  (two seconds, and rarely needed)
-
-        say(f"loading adapter {folder} …")
-        with _explained(f"adapter {folder}"):
-            config = PeftConfig.from_pretrained(str(folder))
-            if config.is_prompt_learning:
-                raise ConfigError(
-                    f"adapter {folder}: {config.peft_type} is not supported; use LoRA"
-                )
-            if self._peft is None:
-                self._peft = PeftModel(self.model, config, name)
-            keys = self._peft.load_adapter(str(folder), name)
-        missing = [key for key in keys.missing_keys if name in key]
-        if missing or keys.unexpected_keys:
-            # Such an adapter would be random or without effect, and nobody would notice.
-            stray = next(iter([*keys.unexpected_keys, *missing]))
-            raise ConfigError(
-                f"adapter {folder} does not fit {self.model.name_or_path}: it was trained for "
-                f"{config.base_model_name_or_path!r} (for instance, {stray} has no counterpart)"
-            )
-        return name
 
 
 class Host:
@@ -179,18 +142,11 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Torch has an exception for it on GPUs, and a plain RuntimeError on CPUs."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        type(error) is RuntimeError and "allocate memory" in str(error)
-    )
-
-
 def _load(weights: Weights) -> LoadedModel:
     device = _device(weights.device)
     vision = takes_pictures(weights)
     say(f"loading {weights.model} on {device or 'every GPU'} …")
-    with _explained(weights.model), _quiet_unless_terminal():
+    with explained(weights.model), _quiet_unless_terminal():
         config = AutoConfig.from_pretrained(weights.model, **weights.origin())
         processor: Any
         if vision:
@@ -213,6 +169,7 @@ def _load(weights: Weights) -> LoadedModel:
         model=model,
         tokenizer=tokenizer,
         format=chat_format,
+        adapters=Adapters(model),
         eos=eos,
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
     )
@@ -295,22 +252,6 @@ def _eos(generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:
     ids = generation.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(int(at) for at in (*listed, tokenizer.eos_token_id) if at is not None)
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Whatever goes wrong while files are read is said in one line."""
-    try:
-        yield
-    except VLMGuardError:
-        raise
-    except Exception as error:  # everything from OSError to a checkpoint's own code
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            f"cannot load {what}: {shorten(reason, 400, placeholder=' …')}"
-        ) from error
 
 
 @contextmanager

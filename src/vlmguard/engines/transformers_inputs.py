@@ -39,7 +39,7 @@ class ChatFormat:
         self._name = name
         self._vision = vision
         self._template = _template(processor, self._tokenizer, name)
-        control = _control_tokens(processor, self._tokenizer)
+        control = _control_tokens(processor, self._tokenizer, self._template)
         self._control_ids = _ids(self._tokenizer, control)
         breakable = (token for token in control if len(token) > 1 and _BREAK not in token)
         longest_first = sorted(breakable, key=len, reverse=True)
@@ -47,7 +47,7 @@ class ChatFormat:
         try:
             self._render([Message(role="user", text=_PROBE)])
         except _REFUSALS as error:
-            raise ConfigError(f"the chat template of {name} is broken: {error}") from error
+            raise ConfigError(f"the chat template of {name} does not work: {error}") from error
         self._takes_system = self._renders(Message(role="system", text=_PROBE))
         self._places_pictures = vision and self._has_image_slot()
 
@@ -75,8 +75,9 @@ class ChatFormat:
             raise EngineRejected(f"{self._name} cannot write this chat: {error}") from error
 
     def neutralize(self, text: str) -> str:
-        """The text with every control token broken up by a zero-width space after its first
-        character, so that it reads the same and is only text to the model.
+        """The text with every control token broken up, so that it reads the same and is only text.
+
+        A zero-width space goes after the first character of each.
 
         Raises:
             EngineRejected: a control token cannot be broken up, or the text is not Unicode.
@@ -156,7 +157,7 @@ class ChatFormat:
         return bool(blind != seeing)
 
 
-def _template(processor: Any, tokenizer: Any, name: str) -> str | dict[str, str]:
+def _template(processor: Any, tokenizer: Any, name: str) -> str:
     template = getattr(processor, "chat_template", None) or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
@@ -168,16 +169,17 @@ def _template(processor: Any, tokenizer: Any, name: str) -> str | dict[str, str]
     return str(template)
 
 
-def _control_tokens(processor: Any, tokenizer: Any) -> frozenset[str]:
+def _control_tokens(processor: Any, tokenizer: Any, template: str) -> frozenset[str]:
     """Tokens that a user must not be able to write: turns, image slots, ends.
 
-    All special ones, the processor's placeholders, and added ones that look like markup
-    (``<tool_call>``, but not a word that a fine-tune added).
+    All special ones, the processor's placeholders, and markup that was added to the vocabulary and
+    that the template writes (``<tool_call>``). Other added tokens are ordinary text: Gemma has HTML
+    tags among them, and a fine-tune may have added words.
     """
     added = {
         token.content
         for token in tokenizer.added_tokens_decoder.values()
-        if token.special or re.search(r"[^\w\s]", token.content)
+        if token.special or (token.content in template and re.search(r"[^\w\s]", token.content))
     }
     slots = {
         value

@@ -1,13 +1,19 @@
-"""Which weights an ``hf:`` spec names. No torch here: opening an engine is cheap."""
+"""Which weights an ``hf:`` spec names, and what may go wrong with them.
+
+No torch here: opening an engine is cheap.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from vlmguard.errors import ConfigError
+from vlmguard.errors import ConfigError, VLMGuardError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -54,6 +60,31 @@ class Weights:
     def origin(self) -> dict[str, Any]:
         """What every ``from_pretrained`` of an auto class takes."""
         return {**self.files(), "trust_remote_code": self.trust_remote_code}
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Whatever goes wrong while files are read becomes a `ConfigError` of one line."""
+    try:
+        yield
+    except VLMGuardError:
+        raise
+    except Exception as error:  # everything from OSError to a checkpoint's own code
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"cannot load {what}: {shorten(reason, 400, placeholder=' …')}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Torch has an exception for it on GPUs, and a plain RuntimeError on CPUs."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (type(error) is RuntimeError and "allocate memory" in str(error))
+    )
 
 
 def check_adapter(folder: Path) -> Path:
