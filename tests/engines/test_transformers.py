@@ -329,6 +329,18 @@ async def test_seed_repeats_a_draw_and_disturbs_nobody(engines: Engines) -> None
     assert await draw(None) != unseeded
 
 
+def test_draws_follow_the_distribution() -> None:
+    """Over many draws each token comes as often as its probability says, and none outside top_p."""
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05])
+    for top_p, expected in ((1.0, probabilities), (0.7, torch.tensor([0, 0.625, 0, 0.375, 0, 0]))):
+        draw = generating._drawing(Sampling(temperature=1.0, top_p=top_p, seed=0))
+        counts = torch.zeros(6)
+        for _ in range(3000):
+            counts[draw(probabilities.log())] += 1
+        assert torch.allclose(counts / 3000, expected, atol=0.03)
+        assert torch.equal(counts == 0, expected == 0)
+
+
 async def test_narrow_sampling_is_greedy(engines: Engines) -> None:
     """A tiny nucleus, or a temperature near zero, leaves only the likeliest token."""
     engine = engines("llama")

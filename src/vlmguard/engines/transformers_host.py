@@ -150,7 +150,7 @@ def _load(weights: Weights) -> LoadedModel:
         config = AutoConfig.from_pretrained(weights.model, **weights.origin())
         processor: Any
         if vision:
-            processor = _load_processor(weights, config)
+            processor = load_processor(weights, config)
         else:
             processor = AutoTokenizer.from_pretrained(weights.model, **weights.origin())
         tokenizer = processor.tokenizer if vision else processor
@@ -188,7 +188,13 @@ def _load_weights(
     return (model if device is None else model.to(device)).eval()
 
 
-def _load_processor(weights: Weights, config: PreTrainedConfig) -> Any:
+def load_processor(weights: Weights, config: PreTrainedConfig) -> Any:
+    """The processor of a vision-language model, without its video part where torchvision is missing.
+
+    Raises:
+        ConfigError: it processes no pictures.
+        ImportError: it needs another package; the message names it.
+    """
     auto: Any = AutoProcessor
     try:
         processor = auto.from_pretrained(weights.model, **weights.origin())
