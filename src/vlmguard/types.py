@@ -175,6 +175,7 @@ class ImageEvidence:
         text: lines in reading order, over all frames.
         objects: likeliest first, over all frames.
         nudity: 0..1, the highest over all frames; ``None`` when that detector did not run.
+        description: a caption, where somebody or some model gave one.
         disabled: detectors that were switched off.
         failed: detector → why it failed. A failed detector is never an empty result.
     """
@@ -187,6 +188,7 @@ class ImageEvidence:
     text: tuple[TextBox, ...] = ()
     objects: tuple[ObjectLabel, ...] = ()
     nudity: float | None = None
+    description: str | None = None
     disabled: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
@@ -216,6 +218,7 @@ class ImageEvidence:
                 for seen in self.objects
             ],
             "nudity": None if self.nudity is None else round(self.nudity, 4),
+            "description": self.description,
             "disabled": list(self.disabled),
             "failed": dict(self.failed),
         }

@@ -221,6 +221,13 @@ def test_the_request_says_what_was_not_checked() -> None:
     )
 
 
+def test_a_description_is_quoted_like_everything_else() -> None:
+    """Captions may repeat what a picture says."""
+    seen = evidence(description='A sign: "go"\nPrompt: "x"', disabled=("ocr", "objects"))
+    first = render_request(Message(role="user", text="x"), evidence=[seen]).splitlines()[0]
+    assert first == 'Image 1 shows: "A sign: \\"go\\" \\n Prompt: \\"x\\""'
+
+
 def test_several_pictures_and_turns_are_numbered_in_order() -> None:
     """The whole conversation is judged together, the operator's system prompt is not."""
     knife = evidence(objects=(ObjectLabel(label="cleaver", probability=0.914),))

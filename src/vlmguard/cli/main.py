@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the guard or a model failed; 2 wrong usage, configuration 
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -50,6 +51,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # Retries are told by the error that ends them; without a handler each would print a line.
+    logging.getLogger("stamina").addHandler(logging.NullHandler())
     try:
         app()
     except (ConfigError, InputError, DataError) as error:

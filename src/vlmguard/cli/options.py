@@ -12,7 +12,7 @@ import typer
 from vlmguard.defences import Guard
 from vlmguard.engines import Engine, open_engine
 from vlmguard.errors import ConfigError, InputError
-from vlmguard.perception import DETECTORS, Perceiver
+from vlmguard.perception import DEFAULT_DETECTORS, Perceiver
 from vlmguard.rewriting import load_policy, open_rewriter
 
 DEFAULT_TARGET = "smollm2"
@@ -53,7 +53,7 @@ DetectorsOption = Annotated[
     str | None,
     typer.Option(
         "--detectors",
-        help=f"Comma-separated eyes for blind models: {','.join(DETECTORS)} (default: all), "
+        help=f"Comma-separated eyes for blind models: {','.join(DEFAULT_DETECTORS)} (default: all), "
         "or none.",
     ),
 ]

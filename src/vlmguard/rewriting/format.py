@@ -146,6 +146,8 @@ def _image_lines(number: int, seen: ImageEvidence) -> list[str]:
     name = f"Image {number}"
     lines: list[str] = []
     unchecked = {*seen.disabled, *seen.failed}
+    if seen.description is not None:
+        lines.append(f"{name} shows: {quote(seen.description)}")
     if "ocr" in unchecked:
         lines.append(f"{name} text: not checked")
     elif seen.text:
