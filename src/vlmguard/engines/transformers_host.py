@@ -189,7 +189,7 @@ def _load_weights(
 
 
 def load_processor(weights: Weights, config: PreTrainedConfig) -> Any:
-    """The processor of a vision-language model, without its video part where torchvision is missing.
+    """The processor of a vision-language model; without torchvision, not its part for videos.
 
     Raises:
         ConfigError: it processes no pictures.
