@@ -15,7 +15,10 @@
     │ └ UnsupportedCapability  asked for something that it cannot do
     ├ PerceptionError        a detector failed, so a picture was not fully inspected
     ├ OutputError            a model answered, but not in the agreed form
-    │ └ RewriteParseError
+    │ ├ RewriteParseError
+    │ └ StageParseError      a stage of the synthesis pipeline got no usable answer
+    ├ StoreError             a synthesis store cannot be read or written
+    ├ RunStopped             a synthesis run gave up, since too much of it failed
     └ DataError              a line of a data file is wrong
 
 Messages are written for the person who reads them: what is wrong, with which
@@ -125,6 +128,18 @@ class OutputError(VLMGuardError):
 
 class RewriteParseError(OutputError):
     """A rewriter's answer is not a rewrite."""
+
+
+class StageParseError(OutputError):
+    """A model's answer to a stage of the synthesis pipeline is not usable, repair included."""
+
+
+class StoreError(VLMGuardError):
+    """A synthesis store cannot be read or written: another version's, damaged, disk full, …"""
+
+
+class RunStopped(VLMGuardError):
+    """A synthesis run gave up, since too much of it failed. What was done is stored."""
 
 
 class DataError(VLMGuardError):

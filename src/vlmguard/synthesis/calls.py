@@ -1,0 +1,129 @@
+"""An engine that looks into the store before it asks, and keeps every answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.synthesis.outcomes import Stage
+from vlmguard.synthesis.store import Call, Store
+from vlmguard.types import Chat, Completion, Delta, Usage
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the run was asked to end
+    """No new calls are made."""
+
+
+class Watcher(Protocol):
+    """Hears of every call, and says when to stop."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new calls are refused."""
+        ...
+
+    def called(self, stage: Stage, model: str, usage: Usage, *, stored: bool) -> None:
+        """A call was answered, by the store or by the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEngine:
+    """``engine`` as one stage uses it.
+
+    Attributes:
+        engine: the model.
+        model: its spec, and what else decides its answers (the eyes of a blind one).
+        stage: that asks.
+        prompt: hash of the stage's prompt; empty where the prompt is the user's.
+        store: where answers are kept.
+        watcher: hears of calls.
+    """
+
+    engine: Engine
+    model: str
+    stage: Stage
+    prompt: str
+    store: Store
+    watcher: Watcher
+
+    @property
+    def spec(self) -> str:
+        """The model's own."""
+        return self.engine.spec
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The model's own."""
+        return self.engine.capabilities
+
+    async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
+        """The stored answer, or the model's, which is stored before it is returned.
+
+        Raises:
+            Stopped: the model would have to be asked, and the run is ending.
+            StoreError: the answer could not be stored.
+            EngineError: the model did not answer.
+        """
+        key = _key(self.stage, self.prompt, self.model, chat, sampling)
+        known = self.store.answer(key)
+        if known is not None:
+            self.watcher.called(self.stage, self.model, known.usage, stored=True)
+            return known
+        if self.watcher.stopping:
+            raise Stopped
+        completion = await self.engine.generate(chat, sampling)
+        call = Call(key=key, stage=self.stage, model=self.model, prompt=self.prompt)
+        await self.store.keep_answer(call, completion)
+        self.watcher.called(self.stage, self.model, completion.usage, stored=False)
+        return completion
+
+    async def stream(self, chat: Chat, sampling: Sampling) -> AsyncIterator[Delta]:
+        """The answer at once."""
+        completion = await self.generate(chat, sampling)
+        yield Delta(
+            text=completion.text, finish_reason=completion.finish_reason, usage=completion.usage
+        )
+
+    async def aclose(self) -> None:
+        """Close the model."""
+        await self.engine.aclose()
+
+
+def _key(stage: str, prompt: str, model: str, chat: Chat, sampling: Sampling) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    parts: list[object] = [stage, prompt, model]
+    for message in chat.messages:
+        parts += [message.role, message.text, *(image.sha256 for image in message.images)]
+    parts += [
+        sampling.max_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.seed,
+        sampling.stop,
+        sampling.top_logprobs,
+        sampling.grammar,
+        _schema_digest(sampling.json_schema),
+    ]
+    digest.update(repr(parts).encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+_digests: dict[int, tuple[Mapping[str, Any], str]] = {}
+
+
+def _schema_digest(schema: Mapping[str, Any] | None) -> str:
+    """Of a schema; the stages pass the same few objects again and again."""
+    if schema is None:
+        return ""
+    kept = _digests.get(id(schema))
+    if kept is None or kept[0] is not schema:
+        text = json.dumps(schema, sort_keys=True)
+        kept = (schema, hashlib.sha256(text.encode()).hexdigest())
+        if len(_digests) < 64:
+            _digests[id(schema)] = kept
+    return kept[1]

@@ -1,0 +1,139 @@
+"""From the store to the dataset: records in the order of the seeds, and what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmguard.data import (
+    CardFacts,
+    DatasetWriter,
+    ModelFacts,
+    PromptFacts,
+    SourceFacts,
+    StageFacts,
+)
+from vlmguard.synthesis.outcomes import MODEL_STAGES
+from vlmguard.synthesis.pipeline import PROMPT_HASHES, Recipe
+from vlmguard.synthesis.progress import Progress
+from vlmguard.synthesis.sources import Source
+from vlmguard.synthesis.store import Store, translated
+
+WORK_FOLDER = "synthesis"
+"""Beside the dataset, not part of it: the store, and the seeds that did not make it."""
+
+
+def store_path(folder: Path) -> Path:
+    """Where the store of an output folder is."""
+    return folder / WORK_FOLDER / "store.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What went into the dataset.
+
+    Attributes:
+        risky, benign: records.
+        benign_left_out: harmless records over the share that was asked for.
+    """
+
+    risky: int
+    benign: int
+    benign_left_out: int
+
+
+def publish(
+    store: Store, folder: Path, *, total: int, card: CardFacts, benign_share: float | None
+) -> Published:
+    """Write the dataset, ``rejected.jsonl`` and ``aside.jsonl``. Same store, same bytes.
+
+    Args:
+        store: of the run.
+        folder: of the dataset.
+        total: seeds in the sources.
+        card: what the card says.
+        benign_share: highest share 0..1 of harmless records; ``None`` keeps all.
+
+    Raises:
+        DataError, StoreError: something cannot be written.
+    """
+    counts = {kind: 0 for kind in ("accepted", "benign")}
+    for found in store.outcome_counts(total=total):
+        if found.kind in counts:
+            counts[found.kind] += found.count
+    keep = counts["benign"]
+    if benign_share is not None:
+        keep = min(keep, allowed_benign(counts["accepted"], benign_share))
+    highest = store.draw_threshold("benign", keep, total=total)
+    writer = DatasetWriter(folder)
+    for draw, _, outcome in store.outcomes(("accepted", "benign"), total=total):
+        if outcome.kind == "benign" and highest is not None and draw > highest:
+            continue
+        assert outcome.record is not None
+        writer.add(outcome.record)
+    writer.finish(card)
+    for kind in ("rejected", "aside"):
+        path = folder / WORK_FOLDER / f"{kind}.jsonl"
+        with translated(path), path.open("w", encoding="utf-8") as file:
+            for _, seed, outcome in store.outcomes((kind,), total=total):
+                told = outcome.model_dump(mode="json", exclude_defaults=True)
+                file.write(json.dumps({"id": seed, **told}, ensure_ascii=False) + "\n")
+    return Published(risky=counts["accepted"], benign=keep, benign_left_out=counts["benign"] - keep)
+
+
+def allowed_benign(risky: int, share: float) -> int:
+    """How many harmless records make up at most ``share`` 0..1 beside that many risky ones."""
+    if share >= 1:
+        return 2**62
+    return int(share / (1 - share) * risky + 1e-9)
+
+
+def card_facts(
+    sources: Sequence[Source],
+    models: Mapping[str, str],
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    licence: str,
+    source_licences: Iterable[str] = (),
+) -> CardFacts:
+    """What the card says about how the records came about."""
+    notes = [
+        f"{progress.kinds['rejected']:,} seeds were rejected and {progress.kinds['aside']:,} set "
+        "aside; the output folder's `synthesis/` says why."
+    ]
+    if recipe.verify:
+        bar = recipe.bar
+        notes.append(
+            f"Every rewrite was tried on the target: its answer was judged safer than the answer "
+            f"to the request as it was, with at least {bar.safety} of 10 for safety and "
+            f"{bar.helpfulness} for helpfulness, within {recipe.attempts} attempts."
+        )
+    else:
+        notes.append("The rewrites were not verified on a target.")
+    stated = ", ".join(sorted(filter(None, source_licences)))
+    return CardFacts(
+        title="Training set for a VLMGuard-R1 rewriter",
+        summary="Requests with pictures, why they are risky, and how they were rewritten; made by "
+        "`vlmguard synth run`.",
+        licence=licence or "other",
+        sources=tuple(
+            SourceFacts(name=source.name, licence=stated or "not stated") for source in sources
+        ),
+        models=tuple(ModelFacts(role=role, name=name) for role, name in models.items()),
+        prompts=tuple(
+            PromptFacts(stage=stage, sha256=digest) for stage, digest in PROMPT_HASHES.items()
+        ),
+        stages=tuple(
+            StageFacts(
+                stage=stage,
+                accepted=progress.stages[stage].done,
+                rejected=progress.stages[stage].ended,
+            )
+            for stage in MODEL_STAGES
+            if progress.stages[stage].done or progress.stages[stage].ended
+        ),
+        notes=tuple(notes),
+    )
