@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +97,13 @@ def card_facts(
     progress: Progress,
     *,
     licence: str,
-    source_licences: Iterable[str] = (),
 ) -> CardFacts:
-    """What the card says about how the records came about."""
+    """What the card says about how the records came about.
+
+    Args:
+        sources, models, recipe, progress: of the run.
+        licence: of seeds that state none; may be empty.
+    """
     notes = [
         f"{progress.kinds['rejected']:,} seeds were rejected and {progress.kinds['aside']:,} set "
         "aside; the output folder's `synthesis/` says why."
@@ -113,14 +117,14 @@ def card_facts(
         )
     else:
         notes.append("The rewrites were not verified on a target.")
-    stated = ", ".join(sorted(filter(None, source_licences)))
     return CardFacts(
         title="Training set for a VLMGuard-R1 rewriter",
         summary="Requests with pictures, why they are risky, and how they were rewritten; made by "
         "`vlmguard synth run`.",
         licence=licence or "other",
         sources=tuple(
-            SourceFacts(name=source.name, licence=stated or "not stated") for source in sources
+            SourceFacts(name=source.name, licence=licence or "as its owners state")
+            for source in sources
         ),
         models=tuple(ModelFacts(role=role, name=name) for role, name in models.items()),
         prompts=tuple(

@@ -1,0 +1,78 @@
+"""A chat-completions server that answers as `tests.synthesis.brain` and logs every call.
+
+    python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.synthesis.brain import stage_of, think
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
+def answer(body: dict[str, Any]) -> dict[str, Any]:
+    """The response to a request body."""
+    messages = body["messages"]
+    system = _text(messages[0]["content"]) if messages[0]["role"] == "system" else ""
+    rest = [_text(message["content"]) for message in messages if message["role"] != "system"]
+    text = think(system, rest)
+    usage = {"prompt_tokens": sum(map(len, rest)) // 4, "completion_tokens": len(text) // 4}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "model": body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": usage,
+    }
+
+
+async def serve(port_file: Path, log_file: Path, delay_s: float) -> None:
+    """Serve until killed. A log line: stage and answer; no two requests have the same."""
+    log = log_file.open("a", encoding="utf-8", buffering=1)
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                length = int(head.partition("content-length:")[2].split("\r\n")[0])
+                raw = await reader.readexactly(length)
+                body = json.loads(raw)
+                await asyncio.sleep(delay_s)
+                response = json.dumps(answer(body)).encode()
+                first = body["messages"][0]
+                stage = stage_of(_text(first["content"]) if first["role"] == "system" else "")
+                text = json.loads(response)["choices"][0]["message"]["content"]
+                log.write(json.dumps([stage, text]) + "\n")
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                    b"content-length: %d\r\n\r\n%b" % (len(response), response)
+                )
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", 0)
+    port_file.write_text(str(server.sockets[0].getsockname()[1]))
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])))
