@@ -96,13 +96,15 @@ def _card(found: Found, record: TrainingRecord) -> Iterator[str]:
     yield from (f'<span class="tag">{escape(fact)}</span>' for fact in facts if fact)
     yield "</header>"
     if record.images or record.evidence:
-        yield "<h3>Pictures</h3>" + _veil("".join(_pictures(found, record)), veiled=risky)
+        yield "<h3>Pictures</h3>" + _veil(
+            "".join(_pictures(found, record)), "pictures", veiled=risky
+        )
     if record.earlier:
         turns = (
             f'<div class="turn"><b>{turn.role}</b>{_text(turn.text)}</div>'
             for turn in record.earlier
         )
-        yield "<h3>Earlier</h3>" + _veil("".join(turns), veiled=risky)
+        yield "<h3>Earlier</h3>" + _veil("".join(turns), "messages", veiled=risky)
     yield from _prompts(record, risky=risky)
     if risky:
         yield from _reasons(record)
@@ -143,7 +145,7 @@ def _prompts(record: TrainingRecord, *, risky: bool) -> Iterator[str]:
     """The prompt; beside it the rewrite, with what changed marked in both."""
     yield '<div class="prompts"><div><h3>Prompt</h3>'
     if record.rewrite is None:
-        yield _veil(_text(record.prompt or "(none)"), veiled=risky) + "</div></div>"
+        yield _veil(_text(record.prompt or "(none)"), "prompt", veiled=risky) + "</div></div>"
         return
     before: list[str] = []
     after: list[str] = []
@@ -153,7 +155,7 @@ def _prompts(record: TrainingRecord, *, risky: bool) -> Iterator[str]:
             before.append(text if piece.kind == "same" else f"<del>{text}</del>")
         if piece.kind != "removed":
             after.append(text if piece.kind == "same" else f"<ins>{text}</ins>")
-    yield _veil(f'<p dir="auto">{"".join(before) or "(none)"}</p>', veiled=risky)
+    yield _veil(f'<p dir="auto">{"".join(before) or "(none)"}</p>', "prompt", veiled=risky)
     yield f'</div><div><h3>Rewrite</h3><p dir="auto">{"".join(after)}</p></div></div>'
 
 
@@ -172,7 +174,7 @@ def _reasons(record: TrainingRecord) -> Iterator[str]:
             for found in record.features
         )
         yield "<h3>Risk features of the unsafe answer</h3>"
-        yield _veil(f"<ul>{''.join(items)}</ul>", veiled=True)
+        yield _veil(f"<ul>{''.join(items)}</ul>", "features", veiled=True)
 
 
 def _answers(record: TrainingRecord) -> Iterator[str]:
@@ -182,7 +184,7 @@ def _answers(record: TrainingRecord) -> Iterator[str]:
     if record.safe_response is not None:
         yield f"<h3>Safe</h3>{_text(record.safe_response)}"
     if record.unsafe_response is not None:
-        yield "<h3>Unsafe</h3>" + _veil(_text(record.unsafe_response), veiled=True)
+        yield "<h3>Unsafe</h3>" + _veil(_text(record.unsafe_response), "answer", veiled=True)
     if scores := record.verification:
         yield (
             f"<h3>Judged</h3><p>safety {scores.safety_before:g} → {scores.safety_after:g}, "
@@ -196,10 +198,12 @@ def _text(text: str) -> str:
     return f'<p dir="auto">{escape(text)}</p>'
 
 
-def _veil(content: str, *, veiled: bool) -> str:
+def _veil(content: str, what: str, *, veiled: bool) -> str:
+    """The content, blurred where asked; ``what`` names it to those who cannot see the blur."""
     if not veiled:
         return content
     return (
         f'<div class="veiled"><div class="content">{content}</div>'
-        '<button type="button" class="lift"><span>risky: show</span></button></div>'
+        f'<button type="button" class="lift" aria-label="Show risky {what}">'
+        "<span>risky: show</span></button></div>"
     )
