@@ -170,3 +170,8 @@ def test_wrong_requirements(tmp_path: Path, text: str) -> None:
     (folder / "coverage.yaml").write_text(text)
     with pytest.raises(DataError, match=r"coverage\.yaml"):
         check(folder)
+
+
+def test_own_contrast_set() -> None:
+    """The contrast set of this project has no problems."""
+    assert problems(Path(__file__).parents[2] / "datasets" / "contrast") == ""

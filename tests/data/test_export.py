@@ -123,6 +123,7 @@ def test_trl_file_loads(tmp_path: Path) -> None:
     assert features["images"]["feature"]["_type"] == "Image"
 
 
+@pytest.mark.slow
 def test_trl_takes_the_file(tmp_path: Path) -> None:
     """TRL's own function puts the pictures into the messages of an exported row."""
     pytest.importorskip("trl")
