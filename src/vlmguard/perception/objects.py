@@ -44,8 +44,8 @@ class Objects:
         try:
             import numpy  # noqa: ICN001, F401, PLC0415  (optional dependency)
             import onnxruntime  # noqa: PLC0415
-        except ImportError:
-            raise MissingExtra("recognizing objects", "local") from None
+        except ImportError as error:
+            raise MissingExtra("recognizing objects", "local") from error
         data = resources.files("vlmguard.perception") / "data"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the other core reads text meanwhile
