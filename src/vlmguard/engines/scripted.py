@@ -13,6 +13,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from vlmguard.engines.base import Capability, Sampling, require
@@ -26,6 +27,9 @@ Script = Sequence[Answer | Callable[[Chat, Sampling], Answer]] | Callable[[Chat,
 
 class ScriptedEngine:
     """Answers from a script and remembers what it was asked.
+
+    A text is answered as it is, whatever `Sampling` says, with its words counted as tokens; give
+    a `Completion` to choose the rest of it, such as logprobs. Streams come word by word.
 
     Args:
         script: answers in order, or one function that answers every call. An answer is a text, a
@@ -107,22 +111,21 @@ def open_scripted(spec: EngineSpec) -> ScriptedEngine:
         ConfigError: no such file, or not of that form.
     """
     options = spec.take(delay_s=float)
-    path = Path(spec.value)
+    if not spec.value:
+        raise ConfigError("scripted: names no file; write scripted:answers.json")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(Path(spec.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{spec}: the script cannot be read: {error}") from error
-    values = told if isinstance(told, list) else told.values() if isinstance(told, dict) else [0]
-    if not all(isinstance(value, str) for value in values):
+    answers = list(told.values()) if isinstance(told, dict) else told
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ConfigError(f"{spec}: a script is a JSON list of strings, or an object of strings")
-    script: Script = told
-    if isinstance(told, dict):
-        script = lambda chat, _: _match(told, chat, str(spec))  # noqa: E731
+    script: Script = partial(_match, told, str(spec)) if isinstance(told, dict) else answers
     delay = options.get("delay_s", 0.0)
     return ScriptedEngine(script, spec=str(spec), delay_s=float(str(delay)))
 
 
-def _match(answers: dict[str, str], chat: Chat, spec: str) -> Answer:
+def _match(answers: dict[str, str], spec: str, chat: Chat, _sampling: Sampling) -> Answer:
     asked = next((m.text for m in reversed(chat.messages) if m.role == "user"), "")
     for words, answer in answers.items():
         if words != "*" and words in asked:
