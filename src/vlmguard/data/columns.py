@@ -45,7 +45,12 @@ def _schema() -> pa.Schema:
     image = pa.struct([("sha256", text), ("media_type", text), ("path", text)])
     guess = pa.struct([("label", text), ("probability", pa.float64())])
     evidence = pa.struct(
-        [("text", pa.list_(text)), ("objects", pa.list_(guess)), ("nudity", pa.float64())]
+        [
+            ("text", pa.list_(text)),
+            ("objects", pa.list_(guess)),
+            ("nudity", pa.float64()),
+            ("description", text),
+        ]
     )
     scores = ("safety_before", "safety_after", "helpfulness_before", "helpfulness_after")
     verification = pa.struct([*((name, pa.float64()) for name in scores), ("attempts", pa.int32())])

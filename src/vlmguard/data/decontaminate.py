@@ -134,7 +134,7 @@ def _parts(record: TrainingRecord) -> Iterator[tuple[str, str]]:
     for number, turn in enumerate(record.earlier, 1):
         yield f"earlier {number}", turn.text
     for number, seen in enumerate(record.evidence, 1):
-        yield f"image {number} text", "\n".join(seen.text)
+        yield f"image {number} text", seen.words()
     if record.rewrite is not None:
         yield "rewrite", record.rewrite
 

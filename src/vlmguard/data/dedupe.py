@@ -211,7 +211,7 @@ class _Finder:
 def _text(record: TrainingRecord) -> str:
     """All words that the rewriter reads."""
     parts = [turn.text for turn in record.earlier]
-    parts += ["\n".join(seen.text) for seen in record.evidence if seen.text]
+    parts += [seen.words() for seen in record.evidence if seen.words()]
     return "\n".join([*parts, record.prompt])
 
 

@@ -136,8 +136,9 @@ def _evidence(seen: Evidence) -> str:
     guesses = [f"{label} {probability:.2f}" for label, probability in seen.objects]
     if seen.nudity is not None:
         guesses.append(f"nudity {seen.nudity:.2f}")
-    text = _text("\n".join(seen.text)) if seen.text else ""
-    told = ", ".join(guesses) or ("no objects found" if seen.text else "nothing found")
+    words = seen.words()
+    text = _text(words) if words else ""
+    told = ", ".join(guesses) or ("no objects found" if words else "nothing found")
     return f'<div class="seen">{text}<div class="guess">{escape(told)}</div></div>'
 
 

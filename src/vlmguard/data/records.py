@@ -48,11 +48,17 @@ class Evidence(_Model):
         text: lines as read.
         objects: (label, probability 0..1), likeliest first.
         nudity: 0..1; ``None`` when not looked for.
+        description: a caption, where there is one.
     """
 
     text: tuple[str, ...] = ()
     objects: tuple[tuple[str, Annotated[float, Field(ge=0, le=1)]], ...] = ()
     nudity: Annotated[float, Field(ge=0, le=1)] | None = None
+    description: str | None = None
+
+    def words(self) -> str:
+        """Description and text, one line below the other; what duplicates are told by."""
+        return "\n".join([*([self.description] if self.description else []), *self.text])
 
     def as_image_evidence(self) -> ImageEvidence:
         """In the form that `vlmguard.rewriting.format.render_request` takes."""
@@ -63,6 +69,7 @@ class Evidence(_Model):
             text=tuple(TextBox(text=line, confidence=1.0, box=(0, 0, 0, 0)) for line in self.text),
             objects=tuple(ObjectLabel(label=name, probability=p) for name, p in self.objects),
             nudity=self.nudity,
+            description=self.description,
         )
 
 
