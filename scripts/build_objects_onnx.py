@@ -9,7 +9,7 @@ EfficientNet-Lite0 (Tan and Le 2019, trained on ImageNet by Google, converted by
 Apache-2.0). Batch normalization is folded into the convolutions and the weights are stored as
 float16 (9 MB instead of 18); onnxruntime widens them to float32 once, when it loads the file.
 
-Needs torch (the ``hf`` extra), which is used here only; running the model needs onnxruntime alone.
+Needs torch (the ``hf`` extra) and onnx, here only; running the model needs onnxruntime alone.
 """
 
 from __future__ import annotations

@@ -67,13 +67,15 @@ def test_a_full_description() -> None:
                 ObjectLabel(label="stove", probability=0.2),
             ),
             nudity=0.034,
+            description="A <b>kitchen</b>",
         )
     )
     assert text.splitlines() == [
         "size: 30x20 pixels",
         "different views inspected: 3",
         "views NOT inspected: 2",
-        r'text in it: "say \"hi\"\nnext"',
+        r'described by others as: "A \u003cb>kitchen\u003c/b>"',
+        r'text in it: "say \"hi\" / next"',
         'text hidden in it: "psst"',
         "objects: maybe microwave (0.98), maybe stove (0.20)",
         "nudity score: 0.03 (0 none, 1 certain)",

@@ -22,7 +22,7 @@ from vlmguard.images.formats import opener, sniff
 from vlmguard.types import Image
 
 _VIEWS_OF_A_STILL = 3  # a picture at the pixel cap may still have all its views
-_CACHED_PIXELS = 64_000_000  # 192 MB of RGB
+_CACHED_PIXELS = 32_000_000  # 96 MB of RGB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

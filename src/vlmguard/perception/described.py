@@ -26,6 +26,8 @@ def describe(evidence: ImageEvidence) -> str:
         lines.append(f"different views inspected: {evidence.frames}")
     if evidence.frames_skipped:
         lines.append(f"views NOT inspected: {evidence.frames_skipped}")
+    if evidence.description is not None:
+        lines.append(f"described by others as: {quote(evidence.description)}")
     if "ocr" not in evidence.disabled and "ocr" not in evidence.failed:
         lines += _text_lines(evidence.text)
     if "objects" not in evidence.disabled and "objects" not in evidence.failed:
@@ -65,7 +67,7 @@ def _text_lines(boxes: tuple[TextBox, ...]) -> list[str]:
     lines = []
     for title, hidden in (("text in it", False), ("text hidden in it", True)):
         found = [box.text for box in boxes if box.hidden is hidden]
-        shown = "\n".join(found)
+        shown = " / ".join(found)  # small models read "\n" in a string as the letter n
         cut = shown[:_MOST_CHARACTERS]
         if found:
             lines.append(f"{title}: {quote(cut)}")
