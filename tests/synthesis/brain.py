@@ -1,4 +1,5 @@
-"""A reasoner, target and judge whose answers follow from what they are asked, and nothing else.
+"""A reasoner, target and judge whose answers follow from what they are asked, and nothing else;
+different requests get different answers.
 
 Words in the prompt steer it: ``[benign]``, ``[stubborn]`` (no rewrite ever passes), ``[retry]`` (the
 second one does), ``[prose]`` (never JSON), ``[repair]`` (JSON when asked again).
@@ -38,7 +39,7 @@ def think(system: str, messages: list[str]) -> str:
         "optimize": _optimize(request, tag),
         "judge": _judge(request, tag),
     }
-    return json.dumps(answers[stage], ensure_ascii=False)
+    return f"({tag}) {json.dumps(answers[stage], ensure_ascii=False)}"
 
 
 def _hindsight(request: str, tag: str) -> object:

@@ -1,6 +1,6 @@
 """A chat-completions server that answers as `tests.synthesis.brain` and logs every call.
 
-    python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S
+python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S
 """
 
 from __future__ import annotations

@@ -135,7 +135,12 @@ def run(
     limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
     plan = _Plan(
         sources=open_sources(source, chosen=parse_map(column_map), licence=licence),
-        players=open_players(models, limits=limits, perceiver=open_perceiver(detectors)),
+        players=open_players(
+            models,
+            concurrency=concurrency,
+            limits=limits,
+            perceiver=open_perceiver(detectors),
+        ),
         models=models,
         recipe=Recipe(
             attempts=attempts,

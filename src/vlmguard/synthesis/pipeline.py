@@ -36,7 +36,7 @@ from vlmguard.synthesis.outcomes import (
     Stage,
     Trail,
 )
-from vlmguard.synthesis.sample import SampleInput, Sampled, sample
+from vlmguard.synthesis.sample import Sampled, SampleInput, sample
 from vlmguard.synthesis.seeds import Seed
 from vlmguard.synthesis.verify import Bar, VerifyInput, verify
 from vlmguard.types import Image

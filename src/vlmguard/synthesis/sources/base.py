@@ -49,7 +49,7 @@ class Table(Protocol):
     """A file format that has rows and columns."""
 
     def columns(self) -> tuple[str, ...]:
-        """Column names; of a format without a header, those of the first row."""
+        """Column names; of a format without a header, those of the first rows."""
         ...
 
     def count(self) -> int | None:

@@ -58,8 +58,8 @@ def parse_map(text: str) -> dict[str, str]:
     return chosen
 
 
-def resolve(columns: Sequence[str], chosen: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Field → column for these columns.
+def check_columns(columns: Sequence[str], chosen: Mapping[str, str], path: Path) -> None:
+    """Refuse a table that cannot give seeds.
 
     Raises:
         DataError: a mapped column is not there, or nothing gives a prompt or a picture; it names
@@ -68,18 +68,24 @@ def resolve(columns: Sequence[str], chosen: Mapping[str, str], path: Path) -> di
     found = ", ".join(columns) or "none"
     if missing := sorted(column for column in chosen.values() if column not in columns):
         raise DataError(f"no column {', '.join(missing)}; columns found: {found}", path=path)
-    resolved = dict(chosen)
-    for name, guesses in FIELDS.items():
-        match = next((guess for guess in guesses if guess in columns), None)
-        if name not in resolved and match is not None:
-            resolved[name] = match
-    if "prompt" not in resolved and "images" not in resolved:
+    wanted = {"prompt", "images"}
+    if not wanted & chosen.keys() and not any(
+        guess in columns for name in wanted for guess in FIELDS[name]
+    ):
         raise DataError(
             f"no column holds a prompt or a picture; columns found: {found}. "
             "Name them: --map prompt=COLUMN,images=COLUMN",
             path=path,
         )
-    return resolved
+
+
+def _columns(row: Row, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Field → column of one row; rows of JSON may have different keys."""
+    guessed = {
+        name: next((guess for guess in guesses if guess in row.values), "")
+        for name, guesses in FIELDS.items()
+    }
+    return {name: column for name, column in (guessed | dict(chosen)).items() if column}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +116,12 @@ class MappedSource:
 
     def seeds(self) -> Iterator[Seed]:
         """One seed a row."""
-        columns = resolve(self.table.columns(), self.chosen, self.path)
+        check_columns(self.table.columns(), self.chosen, self.path)
         for row in self.table.rows():
-            yield self._seed(row, columns)
+            yield self._seed(row)
 
-    def _seed(self, row: Row, columns: Mapping[str, str]) -> Seed:
+    def _seed(self, row: Row) -> Seed:
+        columns = _columns(row, self.chosen)
         values = {name: row.values.get(column) for name, column in columns.items()}
         given = values.get("id")
         number = f"{row.number:08}"

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from vlmguard.errors import DataError, MissingExtra
 from vlmguard.synthesis.sources.base import Row
 
 _CHUNK = 1 << 16
+_ROWS_FOR_KEYS = 100
 _ROWS_AT_ONCE = 64  # rows may hold pictures of megabytes
 
 
@@ -28,13 +30,14 @@ def open_text(path: Path) -> TextIO:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from error
 
 
-def _first(rows: Iterator[Row], path: Path) -> Row:
-    row = next(rows, None)
-    if row is None:
+def _keys(rows: Iterator[Row], path: Path) -> tuple[str, ...]:
+    """Keys of the first objects, in order; not every object needs to have them all."""
+    first = list(islice(rows, _ROWS_FOR_KEYS))
+    if not first:
         raise DataError("is empty", path=path)
-    if row.problem is not None:
-        raise DataError(f"row {row.number}: {row.problem}", path=path)
-    return row
+    if first[0].problem is not None:
+        raise DataError(f"row {first[0].number}: {first[0].problem}", path=path)
+    return tuple(dict.fromkeys(key for row in first for key in row.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class JsonLines:
     path: Path
 
     def columns(self) -> tuple[str, ...]:
-        """Keys of the first object."""
-        return tuple(_first(self.rows(), self.path).values)
+        """Keys of the first objects."""
+        return _keys(self.rows(), self.path)
 
     def count(self) -> int:
         """Lines that are not blank."""
@@ -81,8 +84,8 @@ class JsonArray:
     path: Path
 
     def columns(self) -> tuple[str, ...]:
-        """Keys of the first object."""
-        return tuple(_first(self.rows(), self.path).values)
+        """Keys of the first objects."""
+        return _keys(self.rows(), self.path)
 
     def count(self) -> int | None:
         """Takes a full parse, so it is not told."""
