@@ -73,7 +73,7 @@ class OCR:
 
     def detect(self, frames: Sequence[PILImage.Image]) -> Findings:
         """All lines of all frames in reading order; what several frames show stands once."""
-        limit = min(_WHOLE, max(_COMFORTABLE, _ALL_FRAMES // len(frames)))
+        limit = min(_WHOLE, _ALL_FRAMES // len(frames))
         lines = merged([in_reading_order(self._read(frame, limit)) for frame in frames])
         return Findings(
             text=tuple(
@@ -90,7 +90,7 @@ class OCR:
         if content is None:
             return []
         pixels = content.cut(pixels)
-        scale = min(2.0, math.sqrt(_COMFORTABLE / content.area))
+        scale = min(2.0, math.sqrt(min(_COMFORTABLE, limit) / content.area))
         if scale < 1.1:
             scale = min(1.0, math.sqrt(limit / content.area))
         lines = [line for line in self._reader.read(pixels, scale=scale) if _trusted(line)]
