@@ -17,8 +17,9 @@ from vlmguard.engines.llamacpp import LlamaCppEngine, open_smollm2
 from vlmguard.engines.spec import EngineSpec
 
 KEY = "key-of-the-test-server"
-SMALL = "smollm2?ctx=1024&parallel=8"
-"""The embedded model with little memory: eight contexts of 1,024 tokens take 0.2 GB."""
+SMALL = "smollm2?ctx=1024&parallel=8&threads=1"
+"""The embedded model with little memory (eight contexts of 1,024 tokens take 0.2 GB) and one
+thread: two that wait for each other are slow on a machine that is busy with other things."""
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def llama_server(smollm2_file: Path) -> Iterator[str]:
     params.model.path = str(smollm2_file)
     params.n_ctx, params.n_parallel = 2048, 4
     params.verbosity, params.warmup, params.fit_params = -1, False, False
-    params.cache_ram_mib = 0
+    params.cache_ram_mib, params.cpuparams.n_threads = 0, 1
     params.api_keys = [KEY]
     server = xllamacpp.Server(params)
     server.handle_completions({"prompt": "a", "max_tokens": 1})

@@ -193,7 +193,7 @@ async def test_bad_requests(
     assert await text_of(smollm2, Chat.of("hi"))
 
 
-@pytest.mark.parametrize("text", ["", "\x00", "a\x00b", "\u202eabc", "\u200b\u200b", "é" * 300])
+@pytest.mark.parametrize("text", ["", "\x00", "a\x00b", "\u202eabc", "\u200b\u200b", "é" * 60])
 async def test_strange_text_is_answered(smollm2: LlamaCppEngine, text: str) -> None:
     """NUL, zero-width and right-to-left characters, and no text at all, are text like other."""
     assert (await smollm2.generate(Chat.of(text), SHORT)).usage.completion_tokens > 0
@@ -233,8 +233,8 @@ def busy(model: Any) -> int:
 
 async def test_every_call_has_the_whole_context_and_waits_its_turn() -> None:
     """``ctx`` is for each of ``parallel`` requests; calls beyond that are answered later."""
-    engine = open_engine("smollm2?ctx=256&parallel=2")
-    calls = (text_of(engine, Chat.of(f"{n}?" + " word" * 180, system="s")) for n in range(3))
+    engine = open_engine("smollm2?ctx=256&parallel=2&threads=1")
+    calls = (text_of(engine, Chat.of(f"{n}?" + " word" * 140, system="s")) for n in range(3))
     assert all(isinstance(answer, str) for answer in await asyncio.gather(*calls))
     await engine.aclose()
 
@@ -267,7 +267,7 @@ async def test_adapter_applies_to_its_own_engine_only(adapter_file: Path) -> Non
 
 async def test_new_adapter_does_not_disturb_the_loaded_model(tmp_path: Path) -> None:
     """An adapter that comes after loading gets a copy of its own; both answer, both are freed."""
-    spec = "smollm2?ctx=256&parallel=2"
+    spec = "smollm2?ctx=256&parallel=2&threads=1"
     first = cast("LlamaCppEngine", open_engine(spec))
     config = first._config
     chat = Chat.of("Tell me about the sea.")
@@ -285,7 +285,7 @@ async def test_new_adapter_does_not_disturb_the_loaded_model(tmp_path: Path) -> 
 
 async def test_closing(smollm2: LlamaCppEngine) -> None:
     """Closing twice is fine, stops what runs, frees the model; a closed engine says so."""
-    engine = cast("LlamaCppEngine", open_engine("smollm2?ctx=512&parallel=2"))
+    engine = cast("LlamaCppEngine", open_engine("smollm2?ctx=512&parallel=2&threads=1"))
     running = asyncio.create_task(engine.generate(Chat.of("Tell a long story."), LONG))
     await asyncio.sleep(0)
     await engine._loaded()
@@ -312,7 +312,7 @@ async def test_failed_load_is_told_to_all_and_tried_again(
 ) -> None:
     """A model that cannot be loaded fails every waiting call, and may be repaired meanwhile."""
     path = truncated_file
-    engine = cast("LlamaCppEngine", open_engine(f"llamacpp:{path}?ctx=256&parallel=2"))
+    engine = cast("LlamaCppEngine", open_engine(f"llamacpp:{path}?ctx=256&parallel=2&threads=1"))
     calls = (engine.generate(Chat.of("hi"), SHORT) for _ in range(3))
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, ModelStoreError) for result in results)
@@ -382,7 +382,7 @@ def test_a_process_that_forgets_to_close_ends_quietly(smollm2_file: Path) -> Non
         "import asyncio\n"
         "from vlmguard.engines import open_engine, Sampling\n"
         "from vlmguard.types import Chat\n"
-        "engine = open_engine('smollm2?ctx=256&parallel=1')\n"
+        "engine = open_engine('smollm2?ctx=256&parallel=1&threads=1')\n"
         "print(asyncio.run(engine.generate(Chat.of('hi'), Sampling(max_tokens=2))).text)\n"
     )
     done = subprocess.run(
