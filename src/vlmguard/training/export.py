@@ -1,0 +1,117 @@
+"""What a run leaves: the adapter, what it says about itself, and a card for people."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmguard.rewriting.metadata import METADATA_FILE, AdapterMetadata, PromptFacts
+from vlmguard.rewriting.policy import CATEGORY_NAMES
+from vlmguard.training.card import model_card
+from vlmguard.training.figures import Scores, calibrate, thresholds, verdict_figures
+from vlmguard.training.gguf_adapter import convert_adapter
+
+if TYPE_CHECKING:
+    from vlmguard.training.run import Prepared
+
+GGUF_FILE = "adapter.gguf"
+_PACKAGES = ("vlmguard-r1", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def export(
+    prepared: Prepared,
+    *,
+    model: Any,
+    weights: Path,
+    scores: Scores,
+    figures: dict[str, dict[str, float | None]],
+) -> Path:
+    """Write the folder that is shipped.
+
+    Args:
+        model: the trained one, with the best weights in it.
+        weights: folder of the best weights.
+        scores: of the validation split, by those weights.
+        figures: split → metric → value.
+
+    Returns:
+        The folder.
+    """
+    recipe = prepared.recipe
+    folder = recipe.output / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    if recipe.tuning == "full":
+        model.save_pretrained(str(folder))
+        prepared.base.processor.save_pretrained(str(folder))
+        files["merged"] = "."
+    else:
+        _copy_adapter(weights, folder, base=recipe.model)
+        files["peft"] = "."
+    if recipe.export.gguf:
+        convert_adapter(weights, folder / GGUF_FILE, prepared.base.model.config)
+        files["gguf"] = GGUF_FILE
+    if recipe.export.merged:
+        merged = model.merge_and_unload()
+        merged.save_pretrained(str(folder / "merged"))
+        prepared.base.processor.save_pretrained(str(folder / "merged"))
+        files["merged"] = "merged"
+    metadata = describe(prepared, scores=scores, figures=figures, files=files)
+    (folder / METADATA_FILE).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(metadata), encoding="utf-8")
+    return folder
+
+
+def _copy_adapter(source: Path, folder: Path, *, base: str) -> None:
+    """With the base named as people know it, in place of a path on this machine."""
+    shutil.copyfile(source / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+    settings = json.loads((source / "adapter_config.json").read_bytes())
+    settings["base_model_name_or_path"] = base
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def describe(
+    prepared: Prepared,
+    *,
+    scores: Scores,
+    figures: dict[str, dict[str, float | None]],
+    files: dict[str, str],
+) -> AdapterMetadata:
+    """What the adapter says about itself, thresholds included."""
+    recipe = prepared.recipe
+    chosen = thresholds(scores, recipe.calibration)
+    at = {
+        f"validation at {preset}": verdict_figures(scores, threshold)
+        for preset, threshold in chosen.items()
+    }
+    return AdapterMetadata(
+        name=recipe.name,
+        layout=recipe.layout,
+        prompt=PromptFacts(file=recipe.prompt, hash=prepared.prompt.hash),
+        base=prepared.base.facts,
+        thresholds=chosen,
+        calibration=calibrate(scores),
+        categories=CATEGORY_NAMES,
+        files=files,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+        seed=recipe.optimizer.seed,
+        data=prepared.data.facts,
+        figures={**figures, **at},
+        recipe=recipe.model_dump(mode="json", exclude={"output"}),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,91 @@
+"""What is measured on verdicts. Functions on arrays of numbers; scikit-learn does the counting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, roc_auc_score
+
+from vlmguard.rewriting.metadata import Calibration
+from vlmguard.rewriting.policy import PRESETS, Preset
+from vlmguard.training.recipe import CalibrationRecipe
+
+Numbers = np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a model said about records.
+
+    Attributes:
+        margins: log-odds of risky against safe at the verdict's token, one a record.
+        risky: what is right, one a record.
+    """
+
+    margins: Numbers
+    risky: Numbers
+
+    @property
+    def risks(self) -> Numbers:
+        """The risk 0..1 as serving reads it from the token's probabilities."""
+        risks: Numbers = 1 / (1 + np.exp(-np.clip(self.margins, -60, 60)))
+        return risks
+
+
+def verdict_figures(scores: Scores, threshold: float = 0.5) -> dict[str, float | None]:
+    """AUC over all thresholds, and counts at one.
+
+    Returns:
+        ``auc``, ``f1``, ``accuracy``, ``caught`` (share of risky records flagged) and
+        ``over_refusal`` (share of harmless records flagged). ``None`` where a verdict is missing.
+    """
+    risky = scores.risky.astype(bool)
+    flagged = scores.risks >= threshold
+    both = bool(risky.any() and not risky.all())
+    return {
+        "auc": float(roc_auc_score(risky, scores.margins)) if both else None,
+        "f1": float(f1_score(risky, flagged, zero_division=0.0)),
+        "accuracy": float((flagged == risky).mean()),
+        "caught": float(flagged[risky].mean()) if risky.any() else None,
+        "over_refusal": float(flagged[~risky].mean()) if not risky.all() else None,
+    }
+
+
+def calibrate(scores: Scores) -> Calibration:
+    """Platt scaling, fitted to the margins by logistic regression with a weak prior.
+
+    Raises:
+        ValueError: only one verdict is there.
+    """
+    # C=1 keeps the slope finite where a small validation split is separated perfectly.
+    fitted = LogisticRegression(C=1.0).fit(scores.margins.reshape(-1, 1), scores.risky.astype(int))
+    return Calibration(slope=float(fitted.coef_[0, 0]), intercept=float(fitted.intercept_[0]))
+
+
+def thresholds(scores: Scores, shares: CalibrationRecipe) -> dict[Preset, float]:
+    """For each preset, the threshold that catches most while enough harmless requests pass.
+
+    Among the thresholds that let at least the preset's share of the harmless records pass, the one
+    that catches the most risky records; among equals, the one that lets most pass; and within the
+    gap between two neighbouring scores, its middle (in log-odds), which is furthest from both.
+    """
+    return {preset: _threshold(scores, getattr(shares, preset)) for preset in PRESETS}
+
+
+def _threshold(scores: Scores, share: float) -> float:
+    risky = scores.risky.astype(bool)
+    values = np.unique(scores.margins)
+    cuts = np.concatenate([[values[0] - 1], (values[:-1] + values[1:]) / 2, [values[-1] + 1]])
+    passing = np.array([(scores.margins[~risky] < cut).mean() for cut in cuts])
+    caught = np.array([(scores.margins[risky] >= cut).mean() for cut in cuts])
+    allowed = passing >= share - 1e-9
+    best = max(zip(caught[allowed], passing[allowed], cuts[allowed], strict=True))
+    chosen = [
+        cut
+        for found, passed, cut in zip(caught[allowed], passing[allowed], cuts[allowed], strict=True)
+        if (found, passed) == best[:2]
+    ]
+    middle = float(np.clip(np.mean(chosen), -12, 12))
+    return float(1 / (1 + np.exp(-middle)))
