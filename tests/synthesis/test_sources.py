@@ -223,6 +223,7 @@ def test_real_files() -> None:
     assert not [seed for seed in vlguard + vlsbench if seed.problem]
 
 
+@pytest.mark.slow
 def test_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dataset through the datasets library, here from a folder."""
     pytest.importorskip("datasets")
