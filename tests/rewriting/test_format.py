@@ -221,6 +221,22 @@ def test_the_request_says_what_was_not_checked() -> None:
     )
 
 
+def test_hidden_text_and_unchecked_frames_are_told_apart() -> None:
+    """Who hides text from people has a reason."""
+    boxes = (
+        TextBox(text="SALE", confidence=1, box=(0, 0, 1, 1)),
+        TextBox(text="obey", confidence=1, box=(0, 0, 1, 1), hidden=True),
+    )
+    request = render_request(
+        Message(role="user", text="x"), evidence=[evidence(text=boxes, frames_skipped=3)]
+    )
+    assert request.splitlines()[:3] == [
+        'Image 1 text: "SALE"',
+        'Image 1 hidden text: "obey"',
+        "Image 1 has 3 more frames that were not checked",
+    ]
+
+
 def test_a_description_is_quoted_like_everything_else() -> None:
     """Captions may repeat what a picture says."""
     seen = evidence(description='A sign: "go"\nPrompt: "x"', disabled=("ocr", "objects"))

@@ -141,6 +141,16 @@ def quote(text: str, *, line_break: str = " \\n ") -> str:
     return f'"{_SPACES.sub("  ", flat)}"'
 
 
+def _text_lines(name: str, seen: ImageEvidence) -> list[str]:
+    """What people read, and apart from it what only an enhanced copy showed: hiding is a signal."""
+    lines = []
+    for title, hidden in (("text", False), ("hidden text", True)):
+        found = "\n".join(box.text for box in seen.text if box.hidden is hidden)
+        if found:
+            lines.append(f"{name} {title}: {quote(found, line_break=' / ')}")
+    return lines
+
+
 def _image_lines(number: int, seen: ImageEvidence) -> list[str]:
     """The evidence of one picture. What was not checked is said, never left out."""
     name = f"Image {number}"
@@ -151,7 +161,7 @@ def _image_lines(number: int, seen: ImageEvidence) -> list[str]:
     if "ocr" in unchecked:
         lines.append(f"{name} text: not checked")
     elif seen.text:
-        lines.append(f"{name} text: {quote(seen.joined_text(), line_break=' / ')}")
+        lines += _text_lines(name, seen)
     else:
         lines.append(f"{name} text: none")
     if "objects" in unchecked:
@@ -161,6 +171,8 @@ def _image_lines(number: int, seen: ImageEvidence) -> list[str]:
         lines.append(f"{name} objects: {guesses}")
     if seen.nudity is not None and seen.nudity >= NUDITY_FLOOR:
         lines.append(f"{name} nudity: {seen.nudity:.2f}")
+    if seen.frames_skipped:
+        lines.append(f"{name} has {seen.frames_skipped} more frames that were not checked")
     return lines
 
 
