@@ -143,15 +143,11 @@ class Store:
 
     def _open(self, *, read_only: bool) -> None:
         db = self._db
-        if not read_only:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA wal_autocheckpoint = 4000")
-        db.execute("PRAGMA cache_size = -16000")  # 16 MB
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables and not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
         elif application != _APPLICATION:
             raise StoreError(f"{self._path}: not a synthesis store; name another --out")
@@ -166,6 +162,9 @@ class Store:
                 f"needs {STORE_VERSION}). Put it aside and run again: "
                 f"mv {self._path} {self._path}.v{version}"
             )
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
+        db.execute("PRAGMA cache_size = -16000")  # 16 MB
 
     def close(self) -> None:
         """Write what waits and let go of the file. Idempotent."""
