@@ -153,9 +153,9 @@ class LlamaCppEngine:
             )
         )
         body = request_body(harmless, sampling)
-        # llama.cpp's own defaults (the 40 likeliest, none under 5% of the first) would narrow the
-        # choice beyond what `Sampling` says.
-        body |= {"top_k": 0, "min_p": 0.0}
+        # llama.cpp's own defaults (the 40 likeliest, none under 5% of the first) would narrow a draw
+        # beyond what `Sampling` says; where nothing is drawn, one candidate is enough and 5% faster.
+        body |= {"top_k": 0, "min_p": 0.0} if sampling.temperature > 0 else {"top_k": 1}
         if sampling.grammar is not None:
             body["grammar"] = sampling.grammar
         if model.adapters:
