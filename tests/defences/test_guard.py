@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from vlmguard.engines.scripted import ScriptedEngine
 
 from tests.drawing import encode, typed_text
 from vlmguard import Guard, NoDefence
 from vlmguard.defences.guard import WITHHELD
 from vlmguard.engines import Capability, Sampling
+from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import (
     EngineTimeout,
     EngineUnavailable,

@@ -6,10 +6,10 @@ import json
 import math
 
 import pytest
-from vlmguard.engines.scripted import ScriptedEngine
 
 from tests.drawing import encode, typed_text
 from vlmguard.engines import Capability, Sampling
+from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import (
     ConfigError,
     EngineRejected,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from vlmguard.cli import ask, demo, models, policy, rewrite
+from vlmguard.cli import ask, data, demo, models, policy, rewrite, synth, train
 from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
 
@@ -29,6 +30,9 @@ app.command()(rewrite.rewrite)
 app.command()(ask.ask)
 app.command()(demo.demo)
 app.add_typer(policy.app, name="policy")
+app.add_typer(synth.app, name="synth")
+app.add_typer(data.app, name="data")
+app.command()(train.train)
 app.command()(models.pull)
 app.command()(models.models)
 
@@ -53,6 +57,8 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     # Retries are told by the error that ends them; without a handler each would print a line.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
+    # Pillow warns about metadata of pictures that it reads all the same.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         app()
     except (ConfigError, InputError, DataError) as error:

@@ -103,6 +103,4 @@ def require(engine: Engine, chat: Chat, sampling: Sampling) -> None:
     missing = [cap for cap, asked in needed.items() if asked and cap not in engine.capabilities]
     if missing:
         can = ", ".join(sorted(engine.capabilities)) or "text only"
-        raise UnsupportedCapability(
-            f"{engine.spec} cannot do {', '.join(missing)} (it can: {can})"
-        )
+        raise UnsupportedCapability(f"{engine.spec} cannot do {', '.join(missing)} (it can: {can})")
