@@ -87,7 +87,7 @@ def _summary(progress: Progress, prices: Prices) -> str:
         f"{kinds['rejected']:,} rejected",
         f"{kinds['aside']:,} set aside",
         f"{kinds['error']:,} failed",
-        f"{progress.per_second():.1f}/s",
+        f"{progress.per_second():.2g}/s",
     ]
     if progress.resumed:
         parts.insert(1, f"{progress.resumed:,} from earlier runs")
