@@ -182,11 +182,11 @@ async def synthesize(url: str, pairs: Path, folder: Path) -> float:
     store = Store(store_path(folder))
     runner = LocalRunner(
         open_sources([str(pairs)]),
-        players,
-        Recipe(),
-        store,
-        folder,
-        RunSettings(concurrency=CONCURRENCY),
+        players=players,
+        recipe=Recipe(),
+        store=store,
+        folder=folder,
+        settings=RunSettings(concurrency=CONCURRENCY),
     )
     start = time.perf_counter()
     await runner.run()
@@ -236,11 +236,11 @@ async def _run_scripted(engine: ScriptedEngine, pairs: Path, folder: Path) -> Lo
     store = Store(store_path(folder))
     runner = LocalRunner(
         open_sources([str(pairs)]),
-        players,
-        Recipe(),
-        store,
-        folder,
-        RunSettings(concurrency=CONCURRENCY),
+        players=players,
+        recipe=Recipe(),
+        store=store,
+        folder=folder,
+        settings=RunSettings(concurrency=CONCURRENCY),
     )
     total = await runner.run()
     assert total is not None

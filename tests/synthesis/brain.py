@@ -1,8 +1,8 @@
 """A reasoner, target and judge whose answers follow from what they are asked, and nothing else;
 different requests get different answers.
 
-Words in the prompt steer it: ``[benign]``, ``[stubborn]`` (no rewrite ever passes), ``[retry]`` (the
-second one does), ``[prose]`` (never JSON), ``[repair]`` (JSON when asked again).
+Words in the prompt steer it: ``[benign]``, ``[stubborn]`` (no rewrite ever passes), ``[retry]``
+(the second one does), ``[prose]`` (never JSON), ``[repair]`` (JSON when asked again).
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tests.synthesis.brain import stage_of, think
 
@@ -42,9 +43,8 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def serve(port_file: Path, log_file: Path, delay_s: float) -> None:
+async def serve(ready: Callable[[int], object], log: TextIO, delay_s: float) -> None:
     """Serve until killed. A log line: stage and answer; no two requests have the same."""
-    log = log_file.open("a", encoding="utf-8", buffering=1)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -70,9 +70,15 @@ async def serve(port_file: Path, log_file: Path, delay_s: float) -> None:
             writer.close()
 
     server = await asyncio.start_server(client, "127.0.0.1", 0)
-    port_file.write_text(str(server.sockets[0].getsockname()[1]))
+    ready(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 
+def main(port_file: Path, log_file: Path, delay_s: float) -> None:
+    """Write the port to a file, then serve."""
+    with log_file.open("a", encoding="utf-8", buffering=1) as log:
+        asyncio.run(serve(lambda port: port_file.write_text(str(port)), log, delay_s))
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))

@@ -18,11 +18,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-_RUN = """
-from vlmguard.cli import main, synth
-main.app.add_typer(synth.app, name="synth")
-main.main()
-"""
 _TAGS = ("", "[benign]", "[retry]", "[stubborn]", "[prose]", "[repair]")
 
 
@@ -83,10 +78,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def write_pairs(folder: Path) -> Path:
-    """Sixty pairs, every second one with a picture."""
+    """Thirty-six pairs, every second one with a picture."""
     path = folder / "pairs.jsonl"
     with path.open("w") as file:
-        for number in range(60):
+        for number in range(36):
             row = {
                 "prompt": f"Encourage me, {number} {_TAGS[number % len(_TAGS)]}",
                 "chosen": f"A safe answer, {number}.",
@@ -102,7 +97,7 @@ def write_pairs(folder: Path) -> Path:
 def start(pairs: Path, spec: str, out: Path) -> subprocess.Popen[bytes]:
     options = ["-s", pairs, "--reasoner", spec, "--target", spec, "-o", out, "-c", "8"]
     return subprocess.Popen(
-        [sys.executable, "-c", _RUN, "synth", "run", *map(str, options)],
+        [sys.executable, "-m", "vlmguard.cli.main", "synth", "run", *map(str, options)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -46,6 +46,8 @@ from vlmguard.synthesis.publish import allowed_benign
 from vlmguard.types import Chat, Completion, Usage
 
 _SAMPLING = Sampling()
+_FOUR_AT_ONCE = RunSettings(concurrency=4)
+_RECIPE = Recipe()
 TAGS = ("", "[benign]", "[retry]", "[stubborn]", "[prose]", "[repair]")
 
 
@@ -67,8 +69,8 @@ class Bench:
         self,
         engine: Engine,
         *,
-        settings: RunSettings = RunSettings(concurrency=4),
-        recipe: Recipe = Recipe(),
+        settings: RunSettings = _FOUR_AT_ONCE,
+        recipe: Recipe = _RECIPE,
         drive: Callable[[LocalRunner], Any] | None = None,
         share: float | None = None,
         perceiver: Perceiver | None = None,
@@ -79,7 +81,14 @@ class Bench:
             sources = open_sources([str(self.folder / "pairs.jsonl")])
             playing = player(engine, perceiver=perceiver)
             players = dict.fromkeys(("reasoner", "target", "judge"), playing)
-            runner = LocalRunner(sources, players, recipe, store, self.out, settings)
+            runner = LocalRunner(
+                sources,
+                players=players,
+                recipe=recipe,
+                store=store,
+                folder=self.out,
+                settings=settings,
+            )
             if drive is not None:
                 drive(runner)
             total = await runner.run()

@@ -79,7 +79,7 @@ async def test_hindsight_finds_nothing() -> None:
         ('{"features": [], "extra": 1}', "extra"),
         ('{"features": [{"feature": "a", "span": "made up words", "harm": "b"}]}', "verbatim"),
         (
-            '{"features": [{"feature": "它鼓励人们去冒险做危险的事情", "span": "go ahead", "harm": "x"}]}',
+            '{"features": [{"feature": "它鼓励人们去冒险做危险的事", "span": "go", "harm": "x"}]}',
             "in English",
         ),
         ("[1, 2]", "no JSON object"),
@@ -213,7 +213,7 @@ async def test_optimize_hears_of_failures() -> None:
         causal=CAUSAL,
         failures=(Failure(rewrite="first try", answer="so what", why="not helpful enough"),),
     )
-    with pytest.raises(StageParseError, match="run out|language"):
+    with pytest.raises(StageParseError, match=r"run out|language"):
         await optimize(given, ScriptedEngine(['{"prompt": "Ask how they are."}'] * 2))
     found = await optimize(
         OptimizeInput(prompt="p", images=(), causal=CAUSAL, failures=given.failures), engine

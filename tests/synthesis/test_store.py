@@ -55,7 +55,7 @@ async def test_outcomes_by_position(store: Store) -> None:
     assert [(done.position, done.key) for done in store.done()] == [
         (0, "key"), (1, "other"), (2, "key"),
     ]  # fmt: skip
-    assert [seed for _, seed, _ in store.outcomes(("aside",), total=2)] == ["seed 0", "seed 1"]
+    assert [found.seed for found in store.outcomes(("aside",), total=2)] == ["seed 0", "seed 1"]
     assert store.positions_of("seed 1", before=2) == [1]
     store.forget_from(1)
     assert store.outcome_counts()[0].count == 1

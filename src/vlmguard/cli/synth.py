@@ -218,7 +218,12 @@ def _run(plan: _Plan, *, as_json: bool) -> None:
     store = Store(store_path(plan.folder))
     try:
         runner = LocalRunner(
-            plan.sources, plan.players, plan.recipe, store, plan.folder, plan.settings
+            plan.sources,
+            players=plan.players,
+            recipe=plan.recipe,
+            store=store,
+            folder=plan.folder,
+            settings=plan.settings,
         )
         progress = runner.progress
         progress.total = _count(plan)

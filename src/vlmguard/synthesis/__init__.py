@@ -41,6 +41,7 @@ __all__ = [
     "Store",
     "card_facts",
     "estimate",
+    "is_hosted",
     "open_players",
     "open_sources",
     "parse_map",

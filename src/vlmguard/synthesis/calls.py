@@ -14,8 +14,8 @@ from vlmguard.synthesis.store import Call, Store
 from vlmguard.types import Chat, Completion, Delta, Usage
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: the run was asked to end
-    """No new calls are made."""
+class Stopped(Exception):
+    """No new calls are made: the run was asked to end. Not an error."""
 
 
 class Watcher(Protocol):

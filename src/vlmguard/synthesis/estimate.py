@@ -89,11 +89,13 @@ async def estimate(
     """Read all seeds and add up what they would take. Tokens are guesses; no model is asked.
 
     Args:
-        sources, recipe, limit: as the run would have them.
+        sources: of the run.
+        recipe: of the run.
         recipe_key: of the run (`vlmguard.synthesis.runner.recipe_key`).
         store: of an earlier run, where there is one: what it did is left out, and its answers'
             lengths replace guesses.
         can_sample: whether there are a target and a judge.
+        limit: seeds to look at; ``None`` is all.
 
     Raises:
         DataError: a source is not what it was taken for.

@@ -112,19 +112,23 @@ def _request(given: OptimizeInput) -> str:
 
 def _check(prompt: str, given: OptimizeInput) -> str | None:
     stripped = prompt.strip()
-    if not stripped:
-        return "prompt is empty"
-    if stripped == given.prompt.strip():
-        return "prompt repeats the user's request unchanged"
-    if any(stripped == failure.rewrite.strip() for failure in given.failures):
-        return "prompt repeats an attempt that failed"
-    if len(stripped) > MAX_PROMPT_CHARS:
-        return f"prompt has {len(stripped)} characters, more than {MAX_PROMPT_CHARS}"
-    if _REFUSAL.match(stripped):
-        return "prompt is a refusal; write what the other model is to be asked"
     shown = visible(stripped)
-    if any(mark in shown and mark not in stripped for mark in "‹⟦"):  # as `visible` disarms them
-        return "prompt holds a chat template's tokens"
-    if differs(stripped, script(given.prompt)):
-        return "prompt is not in the user's language"
-    return None
+    wrong = {
+        "prompt is empty": not stripped,
+        "prompt repeats the user's request unchanged": stripped == given.prompt.strip(),
+        "prompt repeats an attempt that failed": any(
+            stripped == failure.rewrite.strip() for failure in given.failures
+        ),
+        f"prompt has {len(stripped)} characters, more than {MAX_PROMPT_CHARS}": (
+            len(stripped) > MAX_PROMPT_CHARS
+        ),
+        "prompt is a refusal; write what the other model is to be asked": bool(
+            _REFUSAL.match(stripped)
+        ),
+        "prompt holds a chat template's tokens": any(
+            mark in shown and mark not in stripped
+            for mark in "‹⟦"  # as `visible` disarms them
+        ),
+        "prompt is not in the user's language": differs(stripped, script(given.prompt)),
+    }
+    return next((told for told, is_so in wrong.items() if is_so), None)

@@ -66,7 +66,7 @@ class Recipe:
     draws: int = 4
     verify: bool = True
     trust_benign: bool = True
-    bar: Bar = Bar()
+    bar: Bar = field(default_factory=Bar)
 
     def __post_init__(self) -> None:
         if self.attempts < 1:

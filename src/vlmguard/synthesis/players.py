@@ -14,6 +14,7 @@ from vlmguard.synthesis.spread import SpreadEngine
 _WITHOUT_EFFECT = {"timeout", "retries", "key_env", "stream_usage", "streaming", "logprobs"}
 """Options of a hosted model that change how it is asked, not what it answers."""
 _TRIES = 3
+_NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ def open_players(
     specs: Mapping[str, str],
     *,
     concurrency: int = 16,
-    limits: Limits = Limits(),
+    limits: Limits = _NO_LIMITS,
     perceiver: Perceiver | None = None,
 ) -> dict[str, Player]:
     """Open the model of every role; roles of the same spec share one.
@@ -62,7 +63,7 @@ def _open(spec: str, concurrency: int) -> Engine:
 
 
 def player(
-    engine: Engine, *, limits: Limits = Limits(), perceiver: Perceiver | None = None
+    engine: Engine, *, limits: Limits = _NO_LIMITS, perceiver: Perceiver | None = None
 ) -> Player:
     """An engine as a player."""
     identity = _identity(engine.spec)
@@ -72,7 +73,7 @@ def player(
     if not is_hosted(engine.spec):
         # Hosted ones try again by themselves, and heed what their server says about it.
         limits = replace(limits, requests_per_minute=None, tokens_per_minute=None, tries=_TRIES)
-    if limits != Limits():
+    if limits != _NO_LIMITS:
         engine = LimitedEngine(engine, limits)
     return Player(engine=engine, identity=identity)
 

@@ -15,7 +15,7 @@ from vlmguard.data import (
     SourceFacts,
     StageFacts,
 )
-from vlmguard.synthesis.outcomes import MODEL_STAGES
+from vlmguard.synthesis.outcomes import MODEL_STAGES, Kind
 from vlmguard.synthesis.pipeline import PROMPT_HASHES, Recipe
 from vlmguard.synthesis.progress import Progress
 from vlmguard.synthesis.sources import Source
@@ -59,28 +59,33 @@ def publish(
     Raises:
         DataError, StoreError: something cannot be written.
     """
-    counts = {kind: 0 for kind in ("accepted", "benign")}
-    for found in store.outcome_counts(total=total):
-        if found.kind in counts:
-            counts[found.kind] += found.count
+    counts = dict.fromkeys(("accepted", "benign"), 0)
+    for alike in store.outcome_counts(total=total):
+        if alike.kind in counts:
+            counts[alike.kind] += alike.count
     keep = counts["benign"]
     if benign_share is not None:
         keep = min(keep, allowed_benign(counts["accepted"], benign_share))
     highest = store.draw_threshold("benign", keep, total=total)
     writer = DatasetWriter(folder)
-    for draw, _, outcome in store.outcomes(("accepted", "benign"), total=total):
-        if outcome.kind == "benign" and highest is not None and draw > highest:
+    for found in store.outcomes(("accepted", "benign"), total=total):
+        if found.outcome.kind == "benign" and highest is not None and found.draw > highest:
             continue
-        assert outcome.record is not None
-        writer.add(outcome.record)
+        assert found.outcome.record is not None
+        writer.add(found.outcome.record)
     writer.finish(card)
-    for kind in ("rejected", "aside"):
+    _list_left_out(store, folder, total)
+    return Published(risky=counts["accepted"], benign=keep, benign_left_out=counts["benign"] - keep)
+
+
+def _list_left_out(store: Store, folder: Path, total: int) -> None:
+    kinds: tuple[Kind, ...] = ("rejected", "aside")
+    for kind in kinds:
         path = folder / WORK_FOLDER / f"{kind}.jsonl"
         with translated(path), path.open("w", encoding="utf-8") as file:
-            for _, seed, outcome in store.outcomes((kind,), total=total):
-                told = outcome.model_dump(mode="json", exclude_defaults=True)
-                file.write(json.dumps({"id": seed, **told}, ensure_ascii=False) + "\n")
-    return Published(risky=counts["accepted"], benign=keep, benign_left_out=counts["benign"] - keep)
+            for left in store.outcomes((kind,), total=total):
+                told = left.outcome.model_dump(mode="json", exclude_defaults=True)
+                file.write(json.dumps({"id": left.seed, **told}, ensure_ascii=False) + "\n")
 
 
 def allowed_benign(risky: int, share: float) -> int:
@@ -101,13 +106,14 @@ def card_facts(
     """What the card says about how the records came about.
 
     Args:
-        sources, models, recipe, progress: of the run.
+        sources: of the run.
+        models: role → spec.
+        recipe: of the run.
+        progress: its counts, when it is done.
         licence: of seeds that state none; may be empty.
     """
-    notes = [
-        f"{progress.kinds['rejected']:,} seeds were rejected and {progress.kinds['aside']:,} set "
-        "aside; the output folder's `synthesis/` says why."
-    ]
+    rejected, aside = progress.kinds["rejected"], progress.kinds["aside"]
+    notes = [f"{rejected:,} seeds were rejected and {aside:,} could not be used."]
     if recipe.verify:
         bar = recipe.bar
         notes.append(

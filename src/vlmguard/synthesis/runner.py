@@ -84,11 +84,12 @@ class LocalRunner:
     def __init__(
         self,
         sources: Sequence[Source],
+        *,
         players: Mapping[str, Player],
         recipe: Recipe,
         store: Store,
         folder: Path,
-        settings: RunSettings = RunSettings(),
+        settings: RunSettings,
     ) -> None:
         self._sources = sources
         self._recipe = recipe

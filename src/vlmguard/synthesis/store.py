@@ -28,13 +28,15 @@ from vlmguard.types import Completion, Usage
 STORE_VERSION = 1
 _APPLICATION = 0x564C4D47  # "VLMG" in the file's header
 _ENDLESS = 2**62
-_PAGE = 2000  # outcomes read ahead while scanning
+_PAGE = 2000  # outcomes without bodies that are read at once
+_PAGE_OF_BODIES = 500
 
 _SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE calls (
   key BLOB PRIMARY KEY, stage TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
-  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL,
   finish_reason TEXT NOT NULL, served_by TEXT NOT NULL, text TEXT NOT NULL
 );
 CREATE INDEX calls_by_stage ON calls (stage, model, prompt_tokens, completion_tokens);
@@ -79,6 +81,21 @@ class Done:
     kind: Kind
     stage: Stage
     passed: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An outcome with its seed.
+
+    Attributes:
+        seed: its id.
+        draw: see `draw_of`.
+        outcome: with its body.
+    """
+
+    seed: str
+    draw: int
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +258,7 @@ class Store:
         await self._committed()
 
     def done(self) -> Iterator[Done]:
-        """All outcomes by position. Positions that were not reached yet may be written meanwhile."""
+        """All outcomes by position. Those not reached yet may be written meanwhile."""
         start = 0
         while True:
             with translated(self._path):
@@ -266,23 +283,21 @@ class Store:
             ).fetchall()
         return [position for (position,) in rows]
 
-    def outcomes(
-        self, kinds: tuple[Kind, ...], *, total: int
-    ) -> Iterator[tuple[int, str, Outcome]]:
-        """(draw, seed id, outcome) of these kinds, in order of position, below ``total``."""
+    def outcomes(self, kinds: tuple[Kind, ...], *, total: int) -> Iterator[Ended]:
+        """Outcomes of these kinds among the first ``total`` seeds, in order of position."""
         start = 0
-        marks = ", ".join("?" * len(kinds))
         while True:
             with translated(self._path):
                 rows = self._db.execute(
                     "SELECT position, draw, seed, outcome FROM outcomes JOIN bodies "
-                    f"USING (position) WHERE kind IN ({marks}) AND position BETWEEN ? AND ? "  # noqa: S608
-                    "ORDER BY position LIMIT 500",
-                    (*kinds, start, total - 1),
+                    "USING (position) WHERE kind IN (SELECT value FROM json_each(?)) "
+                    "AND position BETWEEN ? AND ? ORDER BY position LIMIT ?",
+                    (json.dumps(kinds), start, total - 1, _PAGE_OF_BODIES),
                 ).fetchall()
             for _, draw, seed, body in rows:
-                yield draw, seed, Outcome.model_validate_json(body)
-            if len(rows) < 500:
+                outcome = Outcome.model_validate_json(body)
+                yield Ended(seed=seed, draw=draw, outcome=outcome)
+            if len(rows) < _PAGE_OF_BODIES:
                 return
             start = rows[-1][0] + 1
 

@@ -122,36 +122,50 @@ class MappedSource:
 
     def _seed(self, row: Row) -> Seed:
         columns = _columns(row, self.chosen)
-        values = {name: row.values.get(column) for name, column in columns.items()}
-        given = values.get("id")
+        given = row.values.get(columns.get("id", ""))
         number = f"{row.number:08}"
-        id = f"{self.name}/{number if given is None or given == '' else given}"
+        seed_id = clean(f"{self.name}/{number if given is None or given == '' else given}")
         try:
-            if row.problem is not None:
-                raise _Unusable(row.problem)
-            for name in columns:
-                if name not in {"id", "images"}:
-                    values[name] = _text(values[name], columns[name])
-            images = pictures(values.get("images"), self.path.parent, self.image_separator)
-            prompt = values.get("prompt") or ""
-            if not prompt.strip() and not images:
-                raise _Unusable("neither a prompt nor a picture")
-            return Seed(
-                id=clean(id),
-                family=values.get("family") or family(self.name, images, id),
-                prompt=prompt,
-                images=images,
-                safe_response=values.get("safe_response") or None,
-                unsafe_response=values.get("unsafe_response") or None,
-                label=_label(values.get("label")),
-                source=self.name,
-                licence=values.get("licence") or self.licence,
-                meta=self._meta(row),
-            )
+            return self._usable(row, columns, seed_id)
         except _Unusable as error:
-            problem = f"row {row.number}: {error}"
-            return Seed(id=clean(id), family=clean(id), prompt="", source=self.name,
-                        problem=problem)  # fmt: skip
+            return Seed(
+                id=seed_id,
+                family=seed_id,
+                prompt="",
+                source=self.name,
+                problem=f"row {row.number}: {error}",
+            )
+
+    def _usable(self, row: Row, columns: Mapping[str, str], seed_id: str) -> Seed:
+        """The seed of a row.
+
+        Raises:
+            _Unusable: says why there is none.
+        """
+        if row.problem is not None:
+            raise _Unusable(row.problem)
+        texts = {
+            name: _text(row.values.get(column), column)
+            for name, column in columns.items()
+            if name not in {"id", "images"}
+        }
+        named = row.values.get(columns.get("images", ""))
+        images = pictures(named, self.path.parent, self.image_separator)
+        prompt = texts.get("prompt") or ""
+        if not prompt.strip() and not images:
+            raise _Unusable("neither a prompt nor a picture")
+        return Seed(
+            id=seed_id,
+            family=texts.get("family") or family(self.name, images, seed_id),
+            prompt=prompt,
+            images=images,
+            safe_response=texts.get("safe_response") or None,
+            unsafe_response=texts.get("unsafe_response") or None,
+            label=_label(texts.get("label")),
+            source=self.name,
+            licence=texts.get("licence") or self.licence,
+            meta=self._meta(row),
+        )
 
     def _meta(self, row: Row) -> dict[str, Any]:
         found = {name: row.values.get(name) for name in self.meta_columns}
@@ -177,22 +191,26 @@ def pictures(value: Any, folder: Path, separator: str | None = None) -> tuple[Pi
     Raises:
         _Unusable: something else.
     """
-    if value is None or value == "":
-        return ()
-    if isinstance(value, list | tuple):
-        return tuple(picture for item in value for picture in pictures(item, folder))
+    if isinstance(value, str) and separator and separator in value:
+        value = [part.strip() for part in value.split(separator)]
+    items = value if isinstance(value, list | tuple) else [value]
+    found = (_picture(item, folder) for item in items)
+    return tuple(picture for picture in found if picture is not None)
+
+
+def _picture(value: Any, folder: Path) -> Picture | None:
     if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
         data = value.get("bytes")
-        return pictures(value.get("path") if data is None else data, folder)
+        value = value.get("path") if data is None else data
+    if value is None or value == "":
+        return None
     if isinstance(value, bytes | bytearray | memoryview):
-        return (bytes(value),)
+        return bytes(value)
     if not isinstance(value, str):
         raise _Unusable(f"a picture is a path, a URL or bytes, not {type(value).__name__}")
-    if separator and separator in value:
-        return pictures([part.strip() for part in value.split(separator)], folder)
     if value.lstrip().lower().startswith(("data:", "http:", "https:")):
-        return (value.strip(),)
-    return (folder / clean(value),)
+        return value.strip()
+    return folder / clean(value)
 
 
 def _text(value: Any, column: str) -> str | None:

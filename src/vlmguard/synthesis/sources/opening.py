@@ -131,7 +131,8 @@ def _sniff(paths: Sequence[Path]) -> str:
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise DataError(
-            f"the format cannot be told from the name; say KIND:PATH with one of {', '.join(KINDS)}",
+            "the format cannot be told from the name; say KIND:PATH with one of "
+            f"{', '.join(KINDS)}",
             path=path,
         )
     if kind == "parquet" and set(SPA_VL_COLUMNS) <= set(Parquet(paths).columns()):

@@ -114,20 +114,23 @@ def _items(file: TextIO, path: Path) -> Iterator[Any]:
             at += 1
         if at < len(buffer) and buffer[at] == "]":
             return
+        problem = "it goes on"  # a number at the end of the buffer may
+        item, end = None, len(buffer)
         try:
-            # A number at the end of the buffer may go on beyond it, hence the wait for more.
             item, end = decoder.raw_decode(buffer, at)
-            if end == len(buffer) and not ended:
-                raise ValueError("may go on")
         except (ValueError, RecursionError) as error:
-            more = "" if ended else file.read(max(_CHUNK, len(buffer)))
-            if not more and ended:
-                raise DataError(f"broken JSON: {error}", path=path) from None
+            problem, complete = str(error), False
+        else:
+            complete = ended or end < len(buffer)
+        if complete:
+            yield item
+            at = end
+        elif ended:
+            raise DataError(f"broken JSON: {problem}", path=path)
+        else:
+            more = file.read(max(_CHUNK, len(buffer)))
             ended = not more
             buffer, at = buffer[at:] + more, 0
-            continue
-        yield item
-        at = end
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,16 +50,16 @@ class VLSBench:
             )
         for row in table.rows():
             item = row.values
-            id = clean(f"{self.name}/{item.get('instruction_id', f'{row.number:08}')}")
+            seed_id = clean(f"{self.name}/{item.get('instruction_id', f'{row.number:08}')}")
             prompt, image = item.get("instruction"), item.get("image_path")
             if not isinstance(prompt, str) or not isinstance(image, str):
                 problem = row.problem or "'instruction' or 'image_path' is not text"
-                yield Seed(id=id, family=id, prompt="", source=self.name,
+                yield Seed(id=seed_id, family=seed_id, prompt="", source=self.name,
                            problem=f"row {row.number}: {problem}")  # fmt: skip
                 continue
             yield Seed(
-                id=id,
-                family=id,
+                id=seed_id,
+                family=seed_id,
                 prompt=clean(prompt),
                 images=(self.image_folder / clean(image),),
                 label="risky",
