@@ -8,29 +8,34 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from vlmguard.training.batches import IGNORED
 from vlmguard.training.examples import VerdictTokens
 from vlmguard.training.figures import Scores, verdict_figures
+from vlmguard.training.sampling import MixedLengthSampler
 
-_INPUTS = ("labels", "weights", "verdicts")
+_NOT_FOR_THE_MODEL = ("labels", "weights", "verdicts")
 
 
 class VerdictTrainer(SFTTrainer):
     """Trains on the batches of `vlmguard.training.batches.Collator`.
 
-    Logits are computed only where something is trained. On a vocabulary of 49,152 and prompts
-    three times as long as completions that is most of the memory and a third of the time.
+    Logits are computed only where something is trained: with a vocabulary of 49,152 and prompts
+    longer than completions, that is most of the memory. (TRL's own fused head does the same on
+    GPUs; on CPUs it computes every position, and nowhere does it give the logits.)
 
-    The loss of a step is the sum of all weighted token losses over the sum of all weights, over
-    all devices and accumulated batches, so it does not depend on how a step is cut into batches.
+    The loss of a step is the sum of all weighted token losses over the sum of all weights, across
+    devices and accumulated batches, so it does not depend on how a step is cut into batches.
+
+    Attributes:
+        scores: of the last evaluation.
     """
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: Any = True
 
     def __init__(self, *, verdicts: VerdictTokens, **options: Any) -> None:
         self._verdicts = verdicts
@@ -40,46 +45,46 @@ class VerdictTrainer(SFTTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002  # the signature of Trainer
-        num_items_in_batch: Tensor | None = None,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002  (the signature is the Trainer's)
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The weighted loss; ``num_items_in_batch`` is the sum of weights of the whole step."""
         logits, targets, weights = self._logits(model, inputs)
-        losses = F.cross_entropy(logits, targets, reduction="none") * weights
+        losses = cross_entropy(logits, targets, reduction="none") * weights
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = losses.sum() / total.clamp(min=1e-9)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP averages the gradients
+        loss = losses.sum() / total
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # whose gradients are averaged
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,  # noqa: FBT001  # the signature of Trainer
-        ignore_keys: list[str] | None = None,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,  # noqa: ARG002, FBT001  (the signature is the Trainer's)
+        ignore_keys: list[str] | None = None,  # noqa: ARG002  (likewise)
     ) -> tuple[None, Tensor, Tensor]:
-        """For B examples: B x 3 of margin, loss and weight, and B verdicts."""
+        """For B examples: B x 3 of margin, summed loss and summed weight; and B verdicts."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits, targets, weights = self._logits(model, inputs)
-        losses = F.cross_entropy(logits, targets, reduction="none") * weights
+        losses = cross_entropy(logits, targets, reduction="none") * weights
         labels = inputs["labels"][:, 1:]
         rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
         places, risky = inputs["verdicts"].unbind(dim=1)
-        at = (columns == places[rows] - 1).nonzero().squeeze(1)
-        margins = logits[at, self._verdicts.risky] - logits[at, self._verdicts.safe]
+        decides = columns == places[rows] - 1
+        margins = logits[decides, self._verdicts.risky] - logits[decides, self._verdicts.safe]
         sums = torch.zeros(2, len(labels), device=logits.device)
         sums[0].index_add_(0, rows, losses)
         sums[1].index_add_(0, rows, weights)
         return None, torch.stack([margins, *sums], dim=1), risky
 
-    def _logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """For the N trained tokens: N x vocabulary logits (fp32), N targets, N weights."""
         trained = inputs["labels"][:, 1:] != IGNORED
-        given = {key: value for key, value in inputs.items() if key not in _INPUTS}
-        with _head_sees_only(self.model, trained):
+        given = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+        with _head_sees_only(self.accelerator.unwrap_model(self.model), trained):
             logits = model(**given, use_cache=False).logits
         return logits.float(), inputs["labels"][:, 1:][trained], inputs["weights"][:, 1:][trained]
 
@@ -89,18 +94,26 @@ class VerdictTrainer(SFTTrainer):
         loss = float(values[:, 1].sum() / values[:, 2].sum())
         return {"loss": loss, **verdict_figures(self.scores)}
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Tensor]], device: torch.device
-    ) -> Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if not batch_samples:
             return None
         total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
-        if self.args.world_size > 1:
-            total = self.accelerator.gather(total).sum()
-        return total
+        return self.accelerator.gather(total).sum()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> MixedLengthSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        return MixedLengthSampler(
+            rows["length"],
+            batch_size=self.args.per_device_train_batch_size,
+            batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
+            seed=self.args.seed,
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["row"]
+        self._signature_columns: Any = ["row"]
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL's would lie in every checkpoint; the adapter gets one of its own."""
 
     def _send_telemetry(self) -> None:
         """TRL reports its use over the network. A guard does not."""
@@ -108,15 +121,13 @@ class VerdictTrainer(SFTTrainer):
 
 @contextmanager
 def _head_sees_only(model: Any, trained: Tensor) -> Iterator[None]:
-    """Have the output layer see only the positions whose next token is trained.
+    """Have the output layer of ``model`` see only the positions whose next token is trained.
 
-    Args:
-        trained: B x (T-1), true where the next token is trained.
+    ``trained`` is B x (T-1).
     """
 
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, *rest = arguments
-        return (hidden[:, :-1][trained], *rest)
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
+        return arguments[0][:, :-1][trained]
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
