@@ -215,6 +215,8 @@ def _dry_run(plan: _Plan, *, as_json: bool) -> None:
 
 
 def _run(plan: _Plan, *, as_json: bool) -> None:
+    for item in plan.sources:
+        next(item.seeds(), None)  # wrong columns are told before anything is written
     store = Store(store_path(plan.folder))
     try:
         runner = LocalRunner(

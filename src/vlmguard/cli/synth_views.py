@@ -87,7 +87,7 @@ def _summary(progress: Progress, prices: Prices) -> str:
         f"{kinds['rejected']:,} rejected",
         f"{kinds['aside']:,} set aside",
         f"{kinds['error']:,} failed",
-        f"{progress.per_second():.2g}/s",
+        _rate(progress.per_second()),
     ]
     if progress.resumed:
         parts.insert(1, f"{progress.resumed:,} from earlier runs")
@@ -97,6 +97,10 @@ def _summary(progress: Progress, prices: Prices) -> str:
     if left is not None:
         parts.append(f"{timedelta(seconds=round(left))} left")
     return " · ".join(parts)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
 
 
 def status_table(

@@ -13,12 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.errors import StageParseError
-from vlmguard.rewriting.format import quote
+from vlmguard.rewriting.format import MAX_PROMPT_CHARS, MAX_REASON_CHARS, quote
 from vlmguard.types import Chat, Completion, Image, Message
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_LONGEST_STRING = 1200  # for small models that repeat themselves
-_MOST_ITEMS = 8
+_MOST_ITEMS = 5  # for small models that repeat themselves
 _SHOWN_BACK = 4000  # characters of a failed answer that the model sees again
 
 
@@ -109,15 +108,15 @@ def _schema(form: type[StageAnswer], *, bounded: bool) -> Mapping[str, Any]:
     return _bounded(schema) if bounded else schema
 
 
-def _bounded(node: Any) -> Any:
+def _bounded(node: Any, name: str = "") -> Any:
     """The schema with an end to every string and list."""
     if isinstance(node, list):
         return [_bounded(item) for item in node]
     if not isinstance(node, dict):
         return node
-    walked = {key: _bounded(value) for key, value in node.items()}
+    walked = {key: _bounded(value, key) for key, value in node.items()}
     if walked.get("type") == "string" and "enum" not in walked:
-        walked["maxLength"] = _LONGEST_STRING
+        walked["maxLength"] = MAX_PROMPT_CHARS if name == "prompt" else MAX_REASON_CHARS
     if walked.get("type") == "array":
         walked["maxItems"] = _MOST_ITEMS
     return walked

@@ -234,7 +234,8 @@ class LocalRunner:
         if failed > self._settings.max_failure_rate * seen:
             self._stop_reason = (
                 f"stopped: {failed} of the last {seen} seeds failed, the last one with: "
-                f"{outcome.reason}"
+                f"{outcome.reason}. What was done is stored: put it right and run the same command "
+                "again"
             )
             self.stop()
 
