@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -245,6 +246,13 @@ def test_works_from_one_event_loop_after_the_other(smollm2: LlamaCppEngine) -> N
     assert len(answers) == 1
 
 
+def test_works_from_several_threads(smollm2: LlamaCppEngine) -> None:
+    """Event loops in threads of their own share the engine."""
+    with ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(asyncio.run, text_of(smollm2, Chat.of("Say hi."))) for _ in "abc"]
+        assert len({call.result() for call in calls}) == 1
+
+
 async def test_adapter_applies_to_its_own_engine_only(adapter_file: Path) -> None:
     """On one loaded base, scale 0 is the plain model token for token and scale 1 differs."""
     plain = cast("LlamaCppEngine", open_engine(SMALL))
@@ -281,6 +289,19 @@ async def test_new_adapter_does_not_disturb_the_loaded_model(tmp_path: Path) -> 
     assert POOL.copies(config) == 1
     await first.aclose()
     assert POOL.copies(config) == 0
+
+
+async def test_adapter_that_is_gone_fails_its_own_engine_only(tmp_path: Path) -> None:
+    """An adapter file deleted before loading is missed by its engine, not by the others."""
+    spec = "smollm2?ctx=256&parallel=3&threads=1"
+    path = write_adapter(tmp_path / "gone.gguf", seed=3)
+    plain, adapted = open_engine(spec), open_engine(f"{spec}&adapter={path}")
+    path.unlink()
+    assert await text_of(plain, Chat.of("hi"))
+    with pytest.raises(ConfigError, match=r"gone\.gguf: no such file"):
+        await text_of(adapted, Chat.of("hi"))
+    await plain.aclose()
+    await adapted.aclose()
 
 
 async def test_closing(smollm2: LlamaCppEngine) -> None:
@@ -342,6 +363,17 @@ def test_bad_specs(spec: str, error: type[Exception], says: str) -> None:
     """A spec that cannot work is refused when it is opened, with the reason."""
     with pytest.raises(error, match=says):
         open_engine(spec)
+
+
+def test_spec_has_absolute_paths(
+    monkeypatch: pytest.MonkeyPatch, adapter_file: Path, smollm2_file: Path
+) -> None:
+    """A spec opens the same engine again from another directory."""
+    monkeypatch.chdir(adapter_file.parent)
+    engine = open_engine(f"llamacpp:{smollm2_file}?adapter={adapter_file.name}&scale=0.5")
+    assert engine.spec == f"llamacpp:{smollm2_file}?adapter={adapter_file}&scale=0.5"
+    monkeypatch.chdir("/")
+    assert open_engine(engine.spec).spec == engine.spec
 
 
 def test_files_of_the_wrong_kind(tmp_path: Path, adapter_file: Path, smollm2_file: Path) -> None:

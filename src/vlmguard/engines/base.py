@@ -65,10 +65,14 @@ class Engine(Protocol):
     """
 
     @property
-    def spec(self) -> str: ...
+    def spec(self) -> str:
+        """The string that opens this engine again."""
+        ...
 
     @property
-    def capabilities(self) -> frozenset[Capability]: ...
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do."""
+        ...
 
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once.

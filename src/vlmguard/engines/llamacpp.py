@@ -153,8 +153,8 @@ class LlamaCppEngine:
             )
         )
         body = request_body(harmless, sampling)
-        # llama.cpp's own defaults (the 40 likeliest, none under 5% of the first) would narrow a draw
-        # beyond what `Sampling` says; where nothing is drawn, one candidate is enough and 5% faster.
+        # llama.cpp's own defaults (the 40 likeliest, none under 5% of the first) would narrow a
+        # draw beyond what `Sampling` says; where nothing is drawn, one candidate is 5% faster.
         body |= {"top_k": 0, "min_p": 0.0} if sampling.temperature > 0 else {"top_k": 1}
         if sampling.grammar is not None:
             body["grammar"] = sampling.grammar
@@ -210,7 +210,9 @@ def _open(
 ) -> LlamaCppEngine:
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingExtra("the llama.cpp engine", "local")
-    mmproj, adapter = options.get("mmproj"), options.get("adapter")
+    files = {
+        kind: _file(options[kind], kind=kind) for kind in ("mmproj", "adapter") if kind in options
+    }
     scale = options.get("scale", 1.0)
     if not math.isfinite(scale):
         raise ConfigError(f"{spec}: scale must be a finite number")
@@ -220,17 +222,18 @@ def _open(
     config = BaseConfig(
         model=model,
         managed=managed,
-        mmproj=None if mmproj is None else _file(mmproj, kind="mmproj"),
+        mmproj=files.get("mmproj"),
         ctx=options.get("ctx", ctx),
         parallel=options.get("parallel", parallel),
         threads=options.get("threads"),
     )
-    return LlamaCppEngine(
-        config,
-        adapter=None if adapter is None else _file(adapter, kind="adapter"),
-        scale=scale,
-        spec=str(spec),
+    # With absolute paths, so that the spec means the same everywhere.
+    absolute = EngineSpec(
+        scheme=spec.scheme,
+        value=spec.value and model,
+        options={**spec.options, **{kind: str(path) for kind, path in files.items()}},
     )
+    return LlamaCppEngine(config, adapter=files.get("adapter"), scale=scale, spec=str(absolute))
 
 
 def _file(name: str, *, kind: str) -> Path:

@@ -15,6 +15,7 @@ prompt cache, grammars, adapters. What its authors do not say, found by trying (
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import tempfile
@@ -37,6 +38,7 @@ from vlmguard.errors import (
 _BATCH = 512
 """Tokens computed at once; also how soon a request can be stopped while its prompt is read."""
 _LARGE = 2**30  # bytes; above, llama.cpp is asked to fit the model to the graphics card (0.2 s)
+_LONGEST_SOCKET_PATH = 100  # bytes; 104 on macOS and 108 on Linux, with the final NUL
 _CLOSED = "the engine was closed, and the answer stopped; open it again"
 
 
@@ -99,7 +101,7 @@ class LoadedModel:
         try:
             server = xllamacpp.Server(params)
             server.handle_completions({"prompt": "a", "max_tokens": 1})  # see above: its loop runs
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             if directory is not None:
                 directory.cleanup()
             raise ModelStoreError(_cannot_load(config, path, adapters)) from error
@@ -260,12 +262,15 @@ def _params(xllamacpp: Any, config: BaseConfig, path: Path, adapters: tuple[Path
 def _private_address(params: Any) -> tempfile.TemporaryDirectory[str] | None:
     """Make the server listen where only this user may, and answer nobody without the key."""
     params.api_keys = [secrets.token_urlsafe(32)]
-    if not hasattr(socket, "AF_UNIX"):
-        params.hostnames, params.port = ["127.0.0.1"], 0
-        return None
-    directory = tempfile.TemporaryDirectory(prefix="vlmguard-", ignore_cleanup_errors=True)
-    params.hostnames = [str(Path(directory.name, "llama.sock"))]
-    return directory
+    if hasattr(socket, "AF_UNIX"):
+        directory = tempfile.TemporaryDirectory(prefix="vlmguard-", ignore_cleanup_errors=True)
+        address = Path(directory.name, "llama.sock")
+        if len(os.fsencode(address)) < _LONGEST_SOCKET_PATH:
+            params.hostnames = [str(address)]
+            return directory
+        directory.cleanup()
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    return None
 
 
 def _cannot_load(config: BaseConfig, path: Path, adapters: tuple[Path, ...]) -> str:

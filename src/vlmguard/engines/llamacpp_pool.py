@@ -81,14 +81,17 @@ class ModelPool:
                 if copy.config == config and copy.has(adapter) and not copy.failed():
                     break
             else:
-                copy = ModelCopy(
-                    config=config, adapters=tuple(self._registered.get(config, Counter()))
-                )
+                copy = ModelCopy(config=config, adapters=self._adapters(config, adapter))
                 self._copies.append(copy)
                 name = f"vlmguard-load-{next(_NUMBERS)}"
                 threading.Thread(target=_load, args=(copy,), name=name, daemon=True).start()
             copy.holders += 1
             return copy
+
+    def _adapters(self, config: BaseConfig, asked: Path | None) -> tuple[Path, ...]:
+        """Those to load: a file that has gone since must only fail the engine that asks for it."""
+        known = self._registered.get(config, Counter[Path]())
+        return tuple(path for path in known if path == asked or path.is_file())
 
     def let_go(self, copy: ModelCopy) -> None:
         """Give a copy back. Blocks while the model is freed when this was its last holder."""
