@@ -10,7 +10,7 @@ import pytest
 
 from vlmguard.errors import StoreError
 from vlmguard.synthesis import Outcome, Store
-from vlmguard.synthesis.store import Call
+from vlmguard.synthesis.rows import Call
 from vlmguard.types import Completion, Usage
 
 ANSWER = Completion(

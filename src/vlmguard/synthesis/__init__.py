@@ -14,10 +14,11 @@ from vlmguard.synthesis.pipeline import Cast, Recipe, process
 from vlmguard.synthesis.players import Player, open_players, player
 from vlmguard.synthesis.progress import Prices, Progress, is_hosted
 from vlmguard.synthesis.publish import card_facts, publish, store_path
+from vlmguard.synthesis.rows import CallCount
 from vlmguard.synthesis.runner import LocalRunner, RunSettings, recipe_key
 from vlmguard.synthesis.seeds import Seed
 from vlmguard.synthesis.sources import Source, open_sources, parse_map
-from vlmguard.synthesis.store import CallCount, Store
+from vlmguard.synthesis.store import Store
 from vlmguard.synthesis.verify import Bar
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.synthesis.outcomes import Stage
-from vlmguard.synthesis.store import Call, Store
+from vlmguard.synthesis.rows import Call
+from vlmguard.synthesis.store import Store
 from vlmguard.types import Chat, Completion, Delta, Usage
 
 

@@ -11,9 +11,10 @@ from vlmguard.synthesis.feed import place, walk
 from vlmguard.synthesis.limits import IMAGE_TOKENS
 from vlmguard.synthesis.outcomes import Stage
 from vlmguard.synthesis.pipeline import Recipe
+from vlmguard.synthesis.rows import CallCount
 from vlmguard.synthesis.seeds import Picture, Seed
 from vlmguard.synthesis.sources import Source
-from vlmguard.synthesis.store import CallCount, Store
+from vlmguard.synthesis.store import Store
 
 _CHARACTERS_A_TOKEN = 4
 _ANSWER_TOKENS: Mapping[str, int] = {

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from vlmguard.synthesis.rows import Done
 from vlmguard.synthesis.seeds import Seed
 from vlmguard.synthesis.sources import Source
-from vlmguard.synthesis.store import Done, Store
+from vlmguard.synthesis.store import Store
 
 _AT_ONCE = 64  # seeds that are read in one go; they may hold pictures
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vlmguard.synthesis.outcomes import KINDS, STAGES, Kind, Outcome, Stage
-from vlmguard.synthesis.store import Done, OutcomeCount
+from vlmguard.synthesis.rows import Done, OutcomeCount
 from vlmguard.types import Usage
 
 _WINDOW_S = 60.0  # the rate is that of the last minute

@@ -23,6 +23,7 @@ from typing import Any
 from vlmguard.errors import StoreError
 from vlmguard.models.lock import exclusive
 from vlmguard.synthesis.outcomes import STAGES, Kind, Outcome, Stage
+from vlmguard.synthesis.rows import Call, CallCount, Done, Ended, OutcomeCount
 from vlmguard.types import Completion, Usage
 
 STORE_VERSION = 1
@@ -49,74 +50,6 @@ CREATE TABLE bodies (position INTEGER PRIMARY KEY, outcome TEXT NOT NULL);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {STORE_VERSION};
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What identifies an answer beyond its key.
-
-    Attributes:
-        key: 16 bytes.
-        stage, model, prompt: for people and statistics; the prompt is a hash.
-    """
-
-    key: bytes
-    stage: Stage
-    model: str
-    prompt: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """An outcome without its body.
-
-    Attributes:
-        position: of the seed in the sources, from 0.
-        key: of the seed and everything that decides about it.
-        kind, stage, passed: as in `Outcome`.
-    """
-
-    position: int
-    key: str
-    kind: Kind
-    stage: Stage
-    passed: tuple[Stage, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """An outcome with its seed.
-
-    Attributes:
-        seed: its id.
-        draw: see `draw_of`.
-        outcome: with its body.
-    """
-
-    seed: str
-    draw: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeCount:
-    """How many outcomes are alike."""
-
-    kind: Kind
-    stage: Stage
-    passed: tuple[Stage, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallCount:
-    """What a stage has asked a model, and what that took."""
-
-    stage: Stage
-    model: str
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
 
 
 @dataclass(slots=True)
