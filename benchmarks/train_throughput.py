@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, set_seed
 
 from vlmguard.training import load_recipe
+from vlmguard.training.arguments import has_bf16
 from vlmguard.training.batches import IGNORED
-from vlmguard.training.run import has_bf16, make_trainer, prepare, quiet_libraries
+from vlmguard.training.run import make_trainer, prepare, quiet_libraries
 from vlmguard.training.trainer import VerdictTrainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2-cpu.yaml"
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Seconds of each step of the trainer, data loading included, start and end excluded."""
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
@@ -100,9 +102,9 @@ def bare_loop(trainer: VerdictTrainer, batches: list[dict[str, torch.Tensor]]) -
             ).last_hidden_state
             logits = head(hidden[:, :-1][trained])
         weights = batch["weights"][:, 1:][trained]
-        losses = F.cross_entropy(logits.float(), batch["labels"][:, 1:][trained], reduction="none")
+        losses = cross_entropy(logits.float(), batch["labels"][:, 1:][trained], reduction="none")
         loss = (losses * weights).sum() / weights.sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

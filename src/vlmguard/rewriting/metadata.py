@@ -18,7 +18,7 @@ from vlmguard.rewriting.format import Layout
 from vlmguard.rewriting.policy import PRESETS, Preset
 
 METADATA_FILE = "vlmguard.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class _Model(BaseModel):
@@ -174,8 +174,10 @@ def check(
     """Compare what an adapter was trained with to what it is about to be used with.
 
     Args:
-        layout, prompt_hash, base_sha256: of the guard; ``None`` where it does not matter or is
-            not known.
+        metadata: of the adapter.
+        layout: that the guard is to read; ``None`` where it does not matter.
+        prompt_hash: of the guard's system prompt; ``None`` where it does not matter.
+        base_sha256: of the model's GGUF file; ``None`` where it is not known.
 
     Raises:
         ConfigError: says everything that differs.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
     modeling_gguf_pytorch_utils,
 )
 from transformers.utils import logging as transformers_logging
@@ -56,43 +58,40 @@ class BaseModel:
     facts: BaseFacts
 
 
-def load_base(recipe: Recipe, *, weights: bool = True) -> BaseModel:
+def load_base(recipe: Recipe, *, plain: bool = False) -> BaseModel:
     """Load what ``recipe.model`` names.
 
     Args:
-        weights: ``False`` builds the model without memory for its parameters (on torch's meta
-            device), for a dry run of a big one.
+        recipe: names the model, and says how it is tuned.
+        plain: in the checkpoint's own precision and never quantized, to merge an adapter into.
 
     Raises:
         ConfigError: there is no such model, or it cannot be loaded.
         ModelStoreError: a known model cannot be fetched.
         MissingExtra: QLoRA without bitsandbytes, or a GGUF file without gguf.
     """
-    file = _gguf_file(recipe.model)
+    file = gguf_file(recipe.model)
     with _explained(recipe.model), quiet_unless_terminal():
         if file is not None:
-            return _from_gguf(recipe, file, weights=weights)
-        return _from_checkpoint(recipe, weights=weights)
+            return _from_gguf(recipe, file)
+        return _from_checkpoint(recipe, plain=plain)
 
 
-def _gguf_file(model: str) -> Path | None:
+def gguf_file(model: str) -> Path | None:
+    """The GGUF file that a recipe's model is, if it is one."""
     if model in KNOWN:
         return ensure(model)
     path = Path(model).expanduser()
     return path.resolve() if path.suffix == ".gguf" and path.is_file() else None
 
 
-def _from_gguf(recipe: Recipe, file: Path, *, weights: bool) -> BaseModel:
+def _from_gguf(recipe: Recipe, file: Path) -> BaseModel:
     if recipe.tuning == "qlora":
         raise ConfigError(f"{recipe.model}: qlora quantizes by itself; it does not take GGUF files")
     folder, name = str(file.parent), file.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    model: Any
-    if weights:
-        say(f"loading {file.name} …")
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    else:
-        model = _hollow(AutoConfig.from_pretrained(folder, gguf_file=name), sighted=False)
+    say(f"loading {file.name} …")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     _forget_quantization(model)
     return _assemble(
         model, tokenizer, sighted=False, facts=_facts(recipe, model, sha256=sha256_of(file))
@@ -106,7 +105,7 @@ def _forget_quantization(model: Any) -> None:
     model.is_quantized = False
 
 
-def _from_checkpoint(recipe: Recipe, *, weights: bool) -> BaseModel:
+def _from_checkpoint(recipe: Recipe, *, plain: bool) -> BaseModel:
     folder = Path(recipe.model).expanduser()
     origin = Weights(
         model=str(folder.resolve()) if folder.is_dir() else recipe.model,
@@ -121,15 +120,10 @@ def _from_checkpoint(recipe: Recipe, *, weights: bool) -> BaseModel:
         processor = load_processor(origin, config)
     else:
         processor = AutoTokenizer.from_pretrained(origin.model, **origin.origin())
-    model: Any
-    if weights:
-        say(f"loading {recipe.model} …")
-        auto: Any = AutoModelForImageTextToText if sighted else AutoModelForCausalLM
-        model = auto.from_pretrained(
-            origin.model, dtype=_dtype(recipe), **_quantization(recipe), **origin.origin()
-        )
-    else:
-        model = _hollow(config, sighted=sighted)
+    say(f"loading {recipe.model} …")
+    auto: Any = AutoModelForImageTextToText if sighted else AutoModelForCausalLM
+    options = {"dtype": "auto"} if plain else {"dtype": _dtype(recipe), **_quantization(recipe)}
+    model: Any = auto.from_pretrained(origin.model, **options, **origin.origin())
     return _assemble(
         model, processor, sighted=sighted, facts=_facts(recipe, model, sighted=sighted)
     )
@@ -192,16 +186,16 @@ def _dtype(recipe: Recipe) -> torch.dtype:
 
 
 def _quantization(recipe: Recipe) -> dict[str, Any]:
+    """To 4 bits, as QLoRA does (Dettmers et al. 2023, arXiv 2305.14314)."""
     if recipe.tuning != "qlora":
         return {}
-    try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401, PLC0415
-    except ImportError:
-        raise MissingExtra("QLoRA (bitsandbytes, on CUDA)", "qlora") from None
-    from transformers import BitsAndBytesConfig  # noqa: PLC0415
-
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra("QLoRA", "qlora")
+    if not torch.cuda.is_available():
+        raise ConfigError("tuning: qlora needs a CUDA device; on a CPU use tuning: lora")
+    config: Any = BitsAndBytesConfig
     return {
-        "quantization_config": BitsAndBytesConfig(
+        "quantization_config": config(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -210,10 +204,15 @@ def _quantization(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _hollow(config: Any, *, sighted: bool) -> Any:
-    auto: Any = AutoModelForImageTextToText if sighted else AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(config)
+def store_in_bf16(model: Any) -> None:
+    """The frozen matrices. Autocast would convert them again in every step, to the same numbers.
+
+    The token embedding stays: the precision of the residual stream comes from it.
+    """
+    kept = model.get_input_embeddings().weight
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.weight is not kept:
+            module.to(torch.bfloat16)
 
 
 @contextmanager
@@ -223,13 +222,14 @@ def quiet_unless_terminal() -> Iterator[None]:
     shown = bars.is_progress_bar_enabled()
     if shown and not sys.stderr.isatty():
         bars.disable_progress_bar()
-    bar = modeling_gguf_pytorch_utils.tqdm  # the GGUF reader has one of its own
+    reader: Any = modeling_gguf_pytorch_utils  # it has a bar of its own
+    bar = reader.tqdm
     if not sys.stderr.isatty():
-        modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)
+        reader.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
+        reader.tqdm = bar
         if shown:
             bars.enable_progress_bar()
 

@@ -58,8 +58,8 @@ class Collator:
         return {**batch, "labels": labels, "weights": weights, "verdicts": verdicts}
 
     def _prompt(self, example: Example) -> dict[str, Tensor]:
-        if example.chat.images:
-            return self.format.encode(example.chat, max_pixels=self.max_pixels)
+        if example.pictures:
+            return self.format.encode(example.chat(), max_pixels=self.max_pixels)
         ids = torch.tensor([example.prompt_ids])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.data import Found, TrainingRecord, scan
+from vlmguard.data import TrainingRecord, scan
 from vlmguard.data.records import Split
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.rewriting.metadata import DataFacts
@@ -17,11 +17,8 @@ from vlmguard.training.examples import Example
 from vlmguard.training.recipe import DataRecipe
 
 TOO_LONG = "longer than data.max_length"
+OVER_LIMIT = "over data.limit"
 _SHOWN = 5
-
-
-class Unusable(Exception):  # noqa: N818  # not an error: the record is left out, and counted
-    """A record that this model cannot be trained on; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +30,14 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable:
+    """Why this model cannot be trained on a record."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """A record that is not trained on.
 
@@ -40,13 +45,30 @@ class LeftOut:
         record: its id.
         split: where it would have been.
         reason: the same words for all that are left out for it.
-        detail: for people.
+        detail: about this one.
     """
 
     record: str
     split: Split
     reason: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What the recipe's paths hold.
+
+    Attributes:
+        located: in the order of the files.
+        left_out: those over ``data.limit``.
+        sources: name → number of records.
+        sha256: over all that was read.
+    """
+
+    located: tuple[Located, ...]
+    left_out: tuple[LeftOut, ...]
+    sources: dict[str, int]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,50 +94,77 @@ class TrainingData:
         return sum(example.length for example in self.train)
 
 
-@dataclass(slots=True)
-class _Read:
-    sources: dict[str, int] = field(default_factory=dict)
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    records: list[Located] = field(default_factory=list)
-
-
-def load_data(
-    recipe: DataRecipe, to_example: Callable[[Located], Example], *, seed: int
-) -> TrainingData:
-    """Read what the recipe names and turn it into examples.
-
-    Args:
-        to_example: renders a record, or raises `Unusable`.
-        seed: of balancing.
+def read(recipe: DataRecipe) -> Records:
+    """Read what the recipe names.
 
     Raises:
         DataError: a file or line is wrong.
-        ConfigError: a split lacks a verdict, two records share an id, or a record is too long and
-            the recipe says ``too_long: fail``.
+        ConfigError: two records share an id.
     """
-    read = _read(recipe)
+    digest = hashlib.sha256()
+    sources: dict[str, int] = {}
+    located: list[Located] = []
     left_out: list[LeftOut] = []
+    seen: set[str] = set()
+    taken: Counter[Split] = Counter()
+    for path in recipe.paths:
+        before = len(seen)
+        for found in scan(path):
+            if isinstance(found.outcome, DataError):
+                raise found.outcome
+            record = found.outcome
+            if record.id in seen:
+                raise ConfigError(f"{path}: the id {record.id!r} stands twice in the data")
+            seen.add(record.id)
+            digest.update(record.model_dump_json().encode() + b"\n")
+            if recipe.limit is not None and taken[record.split] >= recipe.limit:
+                left_out.append(_left_out(record, Unusable(reason=OVER_LIMIT)))
+                continue
+            taken[record.split] += 1
+            located.append(Located(record=record, root=found.root))
+        sources[path.resolve().name] = len(seen) - before
+    return Records(
+        located=tuple(located),
+        left_out=tuple(left_out),
+        sources=sources,
+        sha256=digest.hexdigest(),
+    )
+
+
+def make_examples(
+    records: Records,
+    recipe: DataRecipe,
+    to_example: Callable[[Located], Example | Unusable],
+    *,
+    seed: int,
+) -> TrainingData:
+    """Turn records into examples.
+
+    Args:
+        records: see `read`.
+        recipe: how long they may be, and how the verdicts are balanced.
+        to_example: see `vlmguard.training.materials.ExampleMaker`.
+        seed: of balancing.
+
+    Raises:
+        ConfigError: a split lacks a verdict, or a record is too long and the recipe says
+            ``too_long: fail``.
+    """
+    left_out = list(records.left_out)
     splits: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
-    for located in read.records:
-        record = located.record
-        try:
-            if recipe.limit is not None and len(splits[record.split]) >= recipe.limit:
-                raise Unusable("over data.limit")
-            example = to_example(located)
-            if example.length > recipe.max_length:
-                raise Unusable(TOO_LONG, f"{example.length} tokens")
-        except Unusable as why:
-            reason, *detail = map(str, why.args)
-            left_out.append(
-                LeftOut(record=record.id, split=record.split, reason=reason, detail="".join(detail))
-            )
+    for located in records.located:
+        made = to_example(located)
+        if isinstance(made, Example) and made.length > recipe.max_length:
+            made = Unusable(reason=TOO_LONG, detail=f"{made.length} tokens")
+        if isinstance(made, Unusable):
+            left_out.append(_left_out(located.record, made))
         else:
-            splits[record.split].append(example)
+            splits[located.record.split].append(made)
     _check_lengths(recipe, left_out)
     _check_verdicts(recipe, splits)
     facts = DataFacts(
-        sources=read.sources,
-        sha256=read.digest.hexdigest(),
+        sources=records.sources,
+        sha256=records.sha256,
         records={split: len(examples) for split, examples in splits.items()},
         dropped=dict(Counter(entry.reason for entry in left_out)),
     )
@@ -131,26 +180,8 @@ def load_data(
     )
 
 
-def _read(recipe: DataRecipe) -> _Read:
-    read = _Read()
-    seen: set[str] = set()
-    for path in recipe.paths:
-        before = len(read.records)
-        for found in scan(path):
-            record = _record(found)
-            if record.id in seen:
-                raise ConfigError(f"{path}: the id {record.id!r} stands twice in the data")
-            seen.add(record.id)
-            read.digest.update(record.model_dump_json().encode() + b"\n")
-            read.records.append(Located(record=record, root=found.root))
-        read.sources[path.name] = len(read.records) - before
-    return read
-
-
-def _record(found: Found) -> TrainingRecord:
-    if isinstance(found.outcome, DataError):
-        raise found.outcome
-    return found.outcome
+def _left_out(record: TrainingRecord, why: Unusable) -> LeftOut:
+    return LeftOut(record=record.id, split=record.split, reason=why.reason, detail=why.detail)
 
 
 def _check_lengths(recipe: DataRecipe, left_out: Sequence[LeftOut]) -> None:
@@ -172,16 +203,16 @@ def _check_verdicts(recipe: DataRecipe, splits: dict[Split, list[Example]]) -> N
         if not 0 < risky < len(examples):
             raise ConfigError(
                 f"the {split} split of {names} has {risky} risky and {len(examples) - risky} "
-                "harmless records; there must be some of both"
+                "harmless records that can be used; there must be some of both"
             )
 
 
-def _oversampled(examples: Iterable[Example], seed: int) -> list[Example]:
+def _oversampled(examples: Sequence[Example], seed: int) -> list[Example]:
     """With random records of the rarer verdict repeated until both are equally frequent."""
     by_verdict: dict[bool, list[Example]] = {True: [], False: []}
     for example in examples:
         by_verdict[example.risky].append(example)
     rarer, commoner = sorted(by_verdict.values(), key=len)
     whole, rest = divmod(len(commoner), len(rarer))
-    extra = random.Random(seed).sample(rarer, rest)  # noqa: S311  # not for secrets
+    extra = random.Random(seed).sample(rarer, rest)  # noqa: S311  (not for secrets)
     return [*commoner, *(rarer * whole), *extra]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vlmguard.data.records import TrainingRecord
 from vlmguard.errors import ConfigError
+from vlmguard.images import load_image
 from vlmguard.prompts import Prompt
 from vlmguard.rewriting.format import (
     VERDICT_PREFIX,
+    Assessment,
     Layout,
     render_assessment,
     render_request,
 )
 from vlmguard.training.base_model import BaseModel
-from vlmguard.types import Chat, Image, ImageEvidence, Message
+from vlmguard.training.recipe import Recipe
+from vlmguard.types import Chat, ImageEvidence, Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +39,46 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A record, ready for batches.
+    """A record, ready for batches. Pictures stay on the disk until their batch is made.
 
     Attributes:
         record: its id.
-        chat: system prompt, request and the beginning of the answer, as serving sends it; with
-            pictures for models that see.
-        prompt_ids: the same as tokens; for models that see, without the pictures' tokens.
+        assessment: what the model is to answer.
+        asked: system prompt and request.
+        begun: the beginning of the answer that serving gives; ``""`` where it gives none.
+        pictures: files that the request shows to a model that sees.
+        prompt_ids: of ``asked`` and ``begun``; without the pictures' tokens.
         completion: the rest of the answer.
-        risky: the verdict.
         length: tokens of all, pictures included.
     """
 
     record: str
-    chat: Chat
+    assessment: Assessment
+    asked: Chat
+    begun: str
+    pictures: tuple[Path, ...]
     prompt_ids: tuple[int, ...]
     completion: Completion
-    risky: bool
     length: int
+
+    @property
+    def risky(self) -> bool:
+        """The verdict."""
+        return self.assessment.verdict == "risky"
+
+    def chat(self, begun: str | None = None) -> Chat:
+        """What serving sends, with the pictures.
+
+        Args:
+            begun: another beginning of the answer.
+
+        Raises:
+            InputError: a picture cannot be read.
+        """
+        *before, request = self.asked.messages
+        images = tuple(load_image(path) for path in self.pictures)
+        shown = Message(role="user", text=request.text, images=images)
+        return _continued(Chat(messages=(*before, shown)), self.begun if begun is None else begun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,129 +94,115 @@ class Renderer:
 
     Args:
         base: the model.
-        layout: what it learns to write.
+        recipe: layout, weights and the size of pictures.
         prompt: the system prompt that it is served under.
-        verdict_weight: of the tokens of the verdict.
-        prefix_weight: of `VERDICT_PREFIX`, in the verdict-first layout.
 
     Raises:
         ConfigError: the model's tokenizer cannot tell the verdicts apart by one token.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        *,
-        layout: Layout,
-        prompt: Prompt,
-        verdict_weight: float,
-        prefix_weight: float = 0.0,
-    ) -> None:
+    def __init__(self, base: BaseModel, recipe: Recipe, prompt: Prompt) -> None:
         self._base = base
-        self._layout = layout
+        self._layout = recipe.layout
+        self._loss = recipe.loss
+        self._max_pixels = recipe.max_pixels
         self._system = Message(role="system", text=prompt.text)
-        self._verdict_weight = verdict_weight
-        self._prefix_weight = prefix_weight
+        begins = recipe.layout is Layout.VERDICT_FIRST and recipe.loss.prefix_weight == 0
+        self._begun = VERDICT_PREFIX if begins else ""
         self.verdicts = self._verdict_tokens()
-
-    def chat(
-        self, record: TrainingRecord, images: Sequence[Image], evidence: Sequence[ImageEvidence]
-    ) -> Chat:
-        """What the rewriter is sent about a record, without the beginning of the answer."""
-        earlier = [turn.as_message() for turn in record.earlier]
-        turn = Message(role="user", text=record.prompt, images=tuple(images))
-        request = render_request(turn, earlier=earlier, evidence=evidence)
-        user = Message(role="user", text=request, images=tuple(images))
-        return Chat(messages=(self._system, user))
 
     def example(
         self,
         record: TrainingRecord,
         *,
-        images: Sequence[Image] = (),
+        pictures: Sequence[Path] = (),
         evidence: Sequence[ImageEvidence] = (),
     ) -> Example:
-        """The record as tokens.
+        """A record as tokens.
 
         Args:
-            images: for models that see.
+            record: with or without pictures.
+            pictures: for models that see.
             evidence: for models that do not.
 
         Raises:
             EngineRejected: the text contains a control token of the model.
             InputError: a picture cannot be decoded.
         """
-        chat = self.chat(record, images, evidence)
-        text = render_assessment(record.assessment(), self._layout)
-        # Pictures take no part in where the answer is cut, and much time: left out here.
-        blind = Chat(messages=(self._system, Message(role="user", text=chat.messages[1].text)))
-        prompt_ids, completion = self._split(blind, text, risky=record.verdict == "risky")
-        begun = self._begin(chat)
-        pictures = len(self._ids(begun)) - len(prompt_ids) if images else 0
-        return Example(
+        earlier = [turn.as_message() for turn in record.earlier]
+        turn = Message(role="user", text=record.prompt)
+        request = render_request(turn, earlier=earlier, evidence=evidence)
+        asked = Chat(messages=(self._system, Message(role="user", text=request)))
+        assessment = record.assessment()
+        # Pictures take no part in where the answer is cut, and much time: not here.
+        prompt_ids, completion = self._split(asked, render_assessment(assessment, self._layout))
+        example = Example(
             record=record.id,
-            chat=begun,
+            assessment=assessment,
+            asked=asked,
+            begun=self._begun,
+            pictures=tuple(pictures),
             prompt_ids=tuple(prompt_ids),
             completion=completion,
-            risky=record.verdict == "risky",
-            length=len(prompt_ids) + pictures + len(completion.ids),
+            length=len(prompt_ids) + len(completion.ids),
         )
+        return self._measured(example) if pictures else example
 
-    def _begin(self, chat: Chat) -> Chat:
-        """With the part of the answer that is given, not trained."""
-        if self._layout is Layout.VERDICT_FIRST and self._prefix_weight == 0:
-            return chat.then(Message(role="assistant", text=VERDICT_PREFIX))
-        return chat
+    def _measured(self, example: Example) -> Example:
+        """With the length that it has with its pictures."""
+        encoded = self._base.format.encode(example.chat(), max_pixels=self._max_pixels)
+        length = encoded["input_ids"].shape[1] + len(example.completion.ids)
+        return replace(example, length=length)
 
-    def _split(self, chat: Chat, text: str, *, risky: bool) -> tuple[list[int], Completion]:
-        """Prompt and completion, cut where serving cuts: what is continued is tokenized alone."""
-        prompt = self._ids(self._begin(chat))
-        whole = self._ids(chat.then(Message(role="assistant", text=text)))
-        until = self._ids(chat.then(Message(role="assistant", text=_until_verdict(text))))
-        after = self._ids(chat.then(Message(role="assistant", text=_with_verdict(text))))
-        for part in (prompt, until):
+    def _split(self, asked: Chat, answer: str) -> tuple[list[int], Completion]:
+        """Prompt and completion, cut where serving cuts."""
+        place = _verdict_place(answer)
+        prompt = self._ids(asked, self._begun)
+        before = self._ids(asked, answer[: place.start])
+        through = self._ids(asked, answer[: place.stop])
+        whole = self._ids(asked, answer)
+        for part in (prompt, before):
             if whole[: len(part)] != part:
                 raise ConfigError(
                     f"the tokenizer of {self._base.facts.name} joins the verdict with what stands "
                     f"before it, so the {self._layout} layout cannot be trained for it"
                 )
-        start, verdict, end = len(prompt), len(until), max(len(after), len(until) + 1)
+        start, verdict = len(prompt), len(before)
+        stop = max(len(through), verdict + 1)
         weights = [1.0] * (len(whole) - start)
         if self._layout is Layout.VERDICT_FIRST:
-            weights[: verdict - start] = [self._prefix_weight] * (verdict - start)
-        weights[verdict - start : end - start] = [self._verdict_weight] * (end - verdict)
+            weights[: verdict - start] = [self._loss.prefix_weight] * (verdict - start)
+        weights[verdict - start : stop - start] = [self._loss.verdict_weight] * (stop - verdict)
         ids = (*whole[start:], self._base.end[0])
         return prompt, Completion(ids=ids, weights=(*weights, 1.0), verdict=verdict - start)
 
     def _verdict_tokens(self) -> VerdictTokens:
-        chat = Chat.of("Prompt: none", system=self._system.text)
-        found: list[int] = []
-        until = self._ids(chat.then(Message(role="assistant", text=VERDICT_PREFIX)))
-        for verdict in ("safe", "risky"):
-            whole = self._ids(chat.then(Message(role="assistant", text=VERDICT_PREFIX + verdict)))
-            found.append(whole[len(until)])
-        if found[0] == found[1]:
+        asked = Chat.of("Prompt: none", system=self._system.text)
+        place = len(self._ids(asked, VERDICT_PREFIX))
+        safe, risky = (
+            self._ids(asked, VERDICT_PREFIX + verdict)[place] for verdict in ("safe", "risky")
+        )
+        if safe == risky:
             raise ConfigError(
                 f"the tokenizer of {self._base.facts.name} begins 'safe' and 'risky' with the same "
                 "token, so no probability can be read there"
             )
-        return VerdictTokens(safe=found[0], risky=found[1])
+        return VerdictTokens(safe=safe, risky=risky)
 
-    def _ids(self, chat: Chat) -> list[int]:
-        encoded = self._base.format.encode(chat)
+    def _ids(self, asked: Chat, answer: str) -> list[int]:
+        encoded = self._base.format.encode(_continued(asked, answer))
         ids: list[int] = encoded["input_ids"][0].tolist()
         return ids
 
 
-def _until_verdict(text: str) -> str:
-    return text[: _verdict_start(text)]
+def _continued(asked: Chat, answer: str) -> Chat:
+    """Asked to go on with this answer; asked to begin one, when there is none."""
+    return asked.then(Message(role="assistant", text=answer)) if answer else asked
 
 
-def _with_verdict(text: str) -> str:
-    return text[: text.index('"', _verdict_start(text))]
-
-
-def _verdict_start(text: str) -> int:
+def _verdict_place(answer: str) -> slice:
+    """Where the verdict's word stands in an assessment."""
     # Quotation marks in the strings of an assessment are escaped, so this is the key itself.
     key = '"verdict": "'
-    return text.index(key) + len(key)
+    start = answer.index(key) + len(key)
+    return slice(start, answer.index('"', start))

@@ -9,32 +9,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft import PeftModel
+
+from vlmguard.models.notices import say
 from vlmguard.rewriting.metadata import METADATA_FILE, AdapterMetadata, PromptFacts
 from vlmguard.rewriting.policy import CATEGORY_NAMES
+from vlmguard.training.base_model import load_base
 from vlmguard.training.card import model_card
-from vlmguard.training.figures import Scores, calibrate, thresholds, verdict_figures
+from vlmguard.training.figures import Figures, Scores, calibrate, thresholds, verdict_figures
 from vlmguard.training.gguf_adapter import convert_adapter
+from vlmguard.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from vlmguard.training.run import Prepared
 
 GGUF_FILE = "adapter.gguf"
+MERGED_FOLDER = "merged"
+_CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _PACKAGES = ("vlmguard-r1", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def export(
-    prepared: Prepared,
-    *,
-    model: Any,
-    weights: Path,
-    scores: Scores,
-    figures: dict[str, dict[str, float | None]],
-) -> Path:
-    """Write the folder that is shipped.
+def export(prepared: Prepared, *, scores: Scores, figures: dict[str, Figures]) -> Path:
+    """Write the folder that is shipped, from the best weights of the run.
 
     Args:
-        model: the trained one, with the best weights in it.
-        weights: folder of the best weights.
+        prepared: the run.
         scores: of the validation split, by those weights.
         figures: split → metric → value.
 
@@ -42,28 +41,44 @@ def export(
         The folder.
     """
     recipe = prepared.recipe
-    folder = recipe.output / "adapter"
+    best, folder = recipe.output / "best", recipe.output / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     if recipe.tuning == "full":
-        model.save_pretrained(str(folder))
+        _copy_checkpoint(best, folder)
         prepared.base.processor.save_pretrained(str(folder))
         files["merged"] = "."
     else:
-        _copy_adapter(weights, folder, base=recipe.model)
+        _copy_adapter(best, folder, base=recipe.model)
         files["peft"] = "."
     if recipe.export.gguf:
-        convert_adapter(weights, folder / GGUF_FILE, prepared.base.model.config)
+        convert_adapter(best, folder / GGUF_FILE, prepared.base.model.config)
         files["gguf"] = GGUF_FILE
     if recipe.export.merged:
-        merged = model.merge_and_unload()
-        merged.save_pretrained(str(folder / "merged"))
-        prepared.base.processor.save_pretrained(str(folder / "merged"))
-        files["merged"] = "merged"
+        merge(recipe, best, folder / MERGED_FOLDER)
+        files["merged"] = MERGED_FOLDER
     metadata = describe(prepared, scores=scores, figures=figures, files=files)
     (folder / METADATA_FILE).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(metadata), encoding="utf-8")
+    say(f"the adapter is in {folder}")
     return folder
+
+
+def merge(recipe: Recipe, adapter: Path, folder: Path) -> None:
+    """Write base and adapter as one plain checkpoint, in the base's own precision.
+
+    The base is loaded afresh: the one that was trained on may be quantized or in bf16.
+    """
+    base = load_base(recipe, plain=True)
+    merged: Any = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
+    merged.save_pretrained(str(folder))
+    base.processor.save_pretrained(str(folder))
+
+
+def _copy_checkpoint(source: Path, folder: Path) -> None:
+    for file in source.iterdir():
+        if file.suffix == ".safetensors" or file.name in _CHECKPOINT_FILES:
+            shutil.copyfile(file, folder / file.name)
 
 
 def _copy_adapter(source: Path, folder: Path, *, base: str) -> None:
@@ -79,7 +94,7 @@ def describe(
     prepared: Prepared,
     *,
     scores: Scores,
-    figures: dict[str, dict[str, float | None]],
+    figures: dict[str, Figures],
     files: dict[str, str],
 ) -> AdapterMetadata:
     """What the adapter says about itself, thresholds included."""

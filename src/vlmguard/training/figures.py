@@ -13,6 +13,9 @@ from vlmguard.rewriting.policy import PRESETS, Preset
 from vlmguard.training.recipe import CalibrationRecipe
 
 Numbers = np.ndarray
+Figures = dict[str, float | None]
+"""Metric → value; ``None`` where it is not defined."""
+VERDICT_FIGURES = ("auc", "f1", "accuracy", "caught", "over_refusal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class Scores:
         return risks
 
 
-def verdict_figures(scores: Scores, threshold: float = 0.5) -> dict[str, float | None]:
+def verdict_figures(scores: Scores, threshold: float = 0.5) -> Figures:
     """AUC over all thresholds, and counts at one.
 
     Returns:

@@ -40,6 +40,8 @@ def convert_adapter(folder: Path, file: Path, config: Any) -> None:
     """Write the LoRA in ``folder`` (as PEFT saves it) as a GGUF adapter in f16.
 
     Args:
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        file: what is written.
         config: the base's configuration, as transformers has it.
 
     Raises:
@@ -72,15 +74,15 @@ def convert_adapter(folder: Path, file: Path, config: Any) -> None:
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    for name, factor in _factors(load_file(folder / "adapter_model.safetensors")).items():
-        module, which = name
+    factors = _factors(load_file(folder / "adapter_model.safetensors"))
+    for (module, which), factor in factors.items():
         known = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if known is None:
             raise ConfigError(f"export.gguf: llama.cpp has no tensor for {module}")
-        if which == "B" and kind in _ROTATED_PAIRS:
-            factor = _paired(module, factor, heads)
+        pairs = which == "B" and kind in _ROTATED_PAIRS
+        ordered = _paired(module, factor, heads) if pairs else factor
         writer.add_tensor(
-            f"{known}.lora_{which.lower()}", np.ascontiguousarray(factor, dtype=np.float16)
+            f"{known}.lora_{which.lower()}", np.ascontiguousarray(ordered, dtype=np.float16)
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vlmguard.training.arguments import computes_in_bf16
 from vlmguard.training.recipe import Recipe
-from vlmguard.training.run import Prepared, has_bf16, make_trainer, quiet_libraries
+from vlmguard.training.run import Prepared, make_trainer, quiet_libraries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,10 @@ def plan(prepared: Prepared) -> Plan:
     recipe, data = prepared.recipe, prepared.data
     with quiet_libraries():
         trainer = make_trainer(prepared)
-    model = trainer.model
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    everything = sum(weight.numel() for weight in model.parameters())
+    assert trainer.model is not None
+    weights = [(weight.numel(), weight.requires_grad) for weight in trainer.model.parameters()]
+    everything = sum(count for count, _ in weights)
+    trainable = sum(count for count, trained in weights if trained)
     example = next(one for one in data.train if one.risky)
     decode = prepared.base.tokenizer.decode
     completion = example.completion
@@ -80,21 +82,24 @@ def _memory(prepared: Prepared, parameters: int, trainable: int) -> float:
     """A rough upper bound, in GB.
 
     Weights; for each trainable one a gradient and two moments of AdamW in fp32; activations of the
-    largest batch: about 34 numbers a token, layer and hidden unit (Korthikanti et al. 2022,
-    arXiv 2205.05198, without attention maps, which fused attention does not keep), or 2 with
-    checkpointing; logits in fp32 with their gradient where something is trained.
+    largest batch: about 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al.
+    2022, arXiv 2205.05198; attention maps not counted, which fused attention does not keep), or 2
+    with checkpointing; and logits in fp32, twice, where something is trained.
     """
     recipe, data = prepared.recipe, prepared.data
     text = prepared.base.model.config.get_text_config()
-    size = 0.5 if recipe.tuning == "qlora" else 2 if has_bf16() and recipe.tuning == "lora" else 4
+    bf16 = computes_in_bf16(recipe)
+    frozen = {"qlora": 0.5, "lora": 2.0 if bf16 else 4.0, "full": 0.0}[recipe.tuning]
     batch = sorted((one.length for one in data.train), reverse=True)[: recipe.optimizer.batch_size]
     tokens = batch[0] * len(batch)
     trained = max(len(one.completion.ids) for one in data.train) * len(batch)
-    per_unit = 2 if recipe.optimizer.gradient_checkpointing else 34
-    bytes_ = (
-        parameters * size
-        + trainable * 12
-        + tokens * text.num_hidden_layers * text.hidden_size * per_unit
-        + trained * text.vocab_size * 4 * 3
+    per_unit = (2 if recipe.optimizer.gradient_checkpointing else 34) * (1 if bf16 else 2)
+    return (
+        float(
+            (parameters - trainable) * frozen
+            + trainable * 16
+            + tokens * text.num_hidden_layers * text.hidden_size * per_unit
+            + trained * text.vocab_size * 8
+        )
+        / 1e9
     )
-    return float(bytes_ / 1e9)

@@ -1,12 +1,13 @@
 """What happens while a run trains: measuring, keeping the best, drawing curves."""
 
+# ruff: noqa: ARG002  (the trainer decides what its callbacks are given)
 from __future__ import annotations
 
 import csv
 import json
 import math
-import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,29 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vlmguard.errors import ConfigError
 from vlmguard.models.notices import say
-from vlmguard.training.figures import Scores
+from vlmguard.training.figures import VERDICT_FIGURES, Figures, Scores
 from vlmguard.training.trainer import VerdictTrainer
 
-Figures = dict[str, float | None]
+_SHOWN = ("loss", *VERDICT_FIGURES)
+_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
+History = Sequence[Mapping[str, Any]]
 
 
-class EvaluateEachEpoch(TrainerCallback):  # type: ignore[misc]
-    """Measures the validation split after every epoch, and when training ends within one."""
+class EvaluateEachEpoch(TrainerCallback):
+    """Measures the validation split after every epoch, and when training ends within one.
 
-    def __init__(self) -> None:
-        self._measured_at = -1
+    The trainer itself can do so only where it writes a checkpoint, and an epoch on a CPU is too
+    long to be lost.
+    """
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask the trainer for it."""
-        if state.global_step != self._measured_at:
-            self._measured_at = state.global_step
-            control.should_evaluate = True
+        control.should_evaluate = True
 
 
-class Best(TrainerCallback):  # type: ignore[misc]
+class Best(TrainerCallback):
     """Keeps the weights with the best figure, with the scores they gave.
 
     Everything is on disk, so that a resumed run knows what the killed one had reached.
@@ -65,13 +63,13 @@ class Best(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Save, when better than all before."""
-        figures = _named(metrics or {})
+        figures = _figures_in(metrics or {})
         reached = figures.get(self._metric)
         if reached is None or not self._is_better(reached):
             return
         scores = self._trainer.scores
         assert scores is not None
-        self._trainer.save_model(str(self._folder))  # collective: every process takes part
+        self._trainer.save_model(str(self._folder))  # every process takes part in it
         if not state.is_world_process_zero:
             return
         note = {
@@ -86,7 +84,7 @@ class Best(TrainerCallback):  # type: ignore[misc]
         part.replace(self._folder / "best.json")
 
     def load(self) -> tuple[Scores, Figures]:
-        """Put the best weights into the model; what they scored.
+        """Put the best weights into the model; what they scored on the validation split.
 
         Raises:
             ConfigError: nothing was ever measured.
@@ -94,7 +92,7 @@ class Best(TrainerCallback):  # type: ignore[misc]
         note = self._note()
         if note is None:
             raise ConfigError("training ended before anything was measured")
-        self._trainer._load_from_checkpoint(str(self._folder))  # noqa: SLF001  # also sharded ones
+        self._trainer._load_from_checkpoint(str(self._folder))  # noqa: SLF001  (knows sharded ones)
         scores = Scores(margins=np.array(note["margins"]), risky=np.array(note["risky"]))
         return scores, note["figures"]
 
@@ -112,8 +110,8 @@ class Best(TrainerCallback):  # type: ignore[misc]
             return None
 
 
-class Curves(TrainerCallback):  # type: ignore[misc]
-    """Writes what is logged to ``curves.csv``, and at the end draws ``curves.png``.
+class Curves(TrainerCallback):
+    """Tells how it goes, keeps ``curves.csv``, and at the end draws ``curves.png``.
 
     Args:
         folder: of the run.
@@ -134,17 +132,12 @@ class Curves(TrainerCallback):  # type: ignore[misc]
         """Tell a person, and write the whole history anew."""
         if not state.is_world_process_zero or not logs:
             return
-        spent = time.perf_counter() - self._start
-        if "eval_loss" in logs:
-            told = {**_named(logs)}
-            shown = ", ".join(
-                f"{key} {value:.3f}" for key, value in told.items() if value is not None
-            )
-            say(f"epoch {state.epoch or 0:.2f}: {shown} ({spent:.0f} s)")
+        figures = _figures_in(logs)
+        if figures:
+            shown = (f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+            self._tell(f"epoch {state.epoch or 0:.2f}", ", ".join(shown))
         elif "loss" in logs:
-            say(
-                f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.4f} ({spent:.0f} s)"
-            )
+            self._tell(f"step {state.global_step}/{state.max_steps}", f"loss {logs['loss']:.3f}")
         write_curves(state.log_history, self._folder / "curves.csv")
 
     def on_train_end(
@@ -154,53 +147,51 @@ class Curves(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             draw_curves(state.log_history, self._folder / "curves.png")
 
+    def _tell(self, where: str, what: str) -> None:
+        minutes, seconds = divmod(round(time.perf_counter() - self._start), 60)
+        say(f"{minutes:3d}:{seconds:02d}  {where}: {what}")
 
-_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
-_FIGURES = ("loss", "auc", "f1", "accuracy", "caught", "over_refusal")
 
-
-def _named(logs: dict[str, Any]) -> Figures:
-    """The figures of the validation split, without the trainer's prefix and its own clock."""
+def _figures_in(logs: Mapping[str, Any]) -> Figures:
+    """Those of the validation split, without the trainer's prefix and its own clock."""
+    found = {name: logs.get(f"eval_{name}") for name in _SHOWN}
     return {
-        name: logs[f"eval_{name}"]
-        for name in _FIGURES
-        if isinstance(logs.get(f"eval_{name}"), float | int) and math.isfinite(logs[f"eval_{name}"])
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, float | int) and math.isfinite(value)
     }
 
 
-def write_curves(history: list[dict[str, Any]], file: Path) -> None:
-    """The trainer's log as a table: one row a logged step."""
-    columns = [*_COLUMNS, *(f"eval_{name}" for name in _FIGURES)]
+def write_curves(history: History, file: Path) -> None:
+    """The trainer's log as a table: one row a logged step or evaluation."""
+    columns = [*_COLUMNS, *(f"eval_{name}" for name in _SHOWN)]
     part = file.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, extrasaction="ignore", restval="")
         writer.writeheader()
-        writer.writerows(row for row in history if {"loss", "eval_loss"} & row.keys())
+        writer.writerows(dict(row) for row in history if {"loss", "eval_loss"} & row.keys())
     part.replace(file)
 
 
-def draw_curves(history: list[dict[str, Any]], file: Path) -> None:
-    """Loss on the left, verdicts on the right."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (no pyplot: no display, no global state)
+def draw_curves(history: History, file: Path) -> None:
+    """The loss on the left, the verdicts on the right."""
+    # pyplot would look for a display and keep global state.
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(row["step"], row[name]) for row in history if name in row]
-        left.plot(
-            *zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else None
-        ) if points else None
-    for name in _FIGURES[1:]:
-        points = [
-            (row["step"], row[f"eval_{name}"])
-            for row in history
-            if row.get(f"eval_{name}") is not None
-        ]
-        if points:
-            right.plot(*zip(*points, strict=True), label=name.replace("_", "-"), marker="o")
+    _draw(left, history, "loss", "training")
+    _draw(left, history, "eval_loss", "validation")
+    for name in VERDICT_FIGURES:
+        _draw(right, history, f"eval_{name}", name.replace("_", "-"))
     left.set(xlabel="step", ylabel="loss a weighted token", title="Loss")
     right.set(xlabel="step", ylim=(0, 1.02), title="Verdicts on the validation split")
-    for axes in (left, right):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
     figure.savefig(file, dpi=120)
+
+
+def _draw(axes: Any, history: History, name: str, label: str) -> None:
+    points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=label, marker="." if len(points) < 30 else "")
+        axes.legend()

@@ -31,6 +31,7 @@ class DataRecipe(_Section):
             both are equally frequent.
         limit: at most so many records of each split, for trials.
         detectors: for blind models and records with pictures but no evidence: which to run.
+        workers: processes that read and scale pictures ahead of the model.
     """
 
     paths: Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -39,6 +40,7 @@ class DataRecipe(_Section):
     balance: Literal["none", "oversample"] = "none"
     limit: Count | None = None
     detectors: tuple[str, ...] | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
 
 
 class LoraRecipe(_Section):
@@ -52,7 +54,7 @@ class LoraRecipe(_Section):
     """
 
     r: Count = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Count = 32
     dropout: Share = 0.05
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj",
@@ -117,8 +119,8 @@ class EvaluationRecipe(_Section):
         batch_size: records a forward pass.
         metric: decides which checkpoint is the best.
         save_steps: steps between checkpoints, so that a killed run loses little.
-        generate: so many validation records are answered in full at the end, for parse rate and
-            similarity of rewrites.
+        generate: so many risky validation records are answered in full at the end, for parse rate
+            and similarity of rewrites.
         report_to: ``trackio``, ``wandb``, ``mlflow`` or ``tensorboard``, when they are installed.
     """
 

@@ -101,7 +101,7 @@ class VerdictTrainer(SFTTrainer):
         return self.accelerator.gather(total).sum()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> MixedLengthSampler:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         return MixedLengthSampler(
             rows["length"],
             batch_size=self.args.per_device_train_batch_size,
