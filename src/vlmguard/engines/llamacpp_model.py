@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import threading
@@ -77,7 +78,7 @@ class LoadedModel:
         adapters: tuple[Path, ...],
         control_tokens: ControlTokens,
         parallel: int,
-        directory: tempfile.TemporaryDirectory[str] | None,
+        directory: Path | None,
     ) -> None:
         self._server = server
         self._directory = directory
@@ -102,8 +103,7 @@ class LoadedModel:
             server = xllamacpp.Server(params)
             server.handle_completions({"prompt": "a", "max_tokens": 1})  # see above: its loop runs
         except (RuntimeError, ValueError, MemoryError) as error:
-            if directory is not None:
-                directory.cleanup()
+            _remove(directory)
             raise ModelStoreError(_cannot_load(config, path, adapters)) from error
         return cls(
             server,
@@ -172,8 +172,7 @@ class LoadedModel:
         """Free the model. Blocks until running requests have ended; stop them before."""
         self._threads.shutdown(wait=True)
         del self._server
-        if self._directory is not None:
-            self._directory.cleanup()
+        _remove(self._directory)
 
 
 def _refuse_if_closed(stop: threading.Event) -> None:
@@ -259,18 +258,26 @@ def _params(xllamacpp: Any, config: BaseConfig, path: Path, adapters: tuple[Path
     return params
 
 
-def _private_address(params: Any) -> tempfile.TemporaryDirectory[str] | None:
-    """Make the server listen where only this user may, and answer nobody without the key."""
+def _private_address(params: Any) -> Path | None:
+    """Make the server listen where only this user may, and answer nobody without the key.
+
+    Returns the directory of the socket, to be removed in the end.
+    """
     params.api_keys = [secrets.token_urlsafe(32)]
     if hasattr(socket, "AF_UNIX"):
-        directory = tempfile.TemporaryDirectory(prefix="vlmguard-", ignore_cleanup_errors=True)
-        address = Path(directory.name, "llama.sock")
+        directory = Path(tempfile.mkdtemp(prefix="vlmguard-"))
+        address = directory / "llama.sock"
         if len(os.fsencode(address)) < _LONGEST_SOCKET_PATH:
             params.hostnames = [str(address)]
             return directory
-        directory.cleanup()
+        _remove(directory)
     params.hostnames, params.port = ["127.0.0.1"], 0
     return None
+
+
+def _remove(directory: Path | None) -> None:
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _cannot_load(config: BaseConfig, path: Path, adapters: tuple[Path, ...]) -> str:
