@@ -6,6 +6,9 @@ Engine: tokens per second of the embedded model through `LlamaCppEngine` against
 one request at a time and eight at once. Both load the model with the same context and threads. In
 every round each way answers the same new prompts, in changing order; the ratio is the median over
 rounds, so that what else the machine does meanwhile hits both. The bar is 0.95.
+
+Guard: its bookkeeping beside model and detectors, in milliseconds a request; the bar is 2 ms (see
+guard_bookkeeping.py).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import guard_bookkeeping
 import xllamacpp
 from rich.console import Console
 from rich.table import Table
@@ -168,6 +172,9 @@ def main() -> None:
             console, rounds=options.rounds, tokens=options.tokens, threads=options.threads
         )
     )
+    costs = asyncio.run(guard_bookkeeping.costs())
+    console.print(guard_bookkeeping.table(costs))
+    good = good and all(cost.median < guard_bookkeeping.BAR_MS for cost in costs)
     raise SystemExit(0 if good else 1)
 
 
