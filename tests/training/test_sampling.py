@@ -9,8 +9,11 @@ from vlmguard.training.sampling import MixedLengthSampler
 
 
 @given(
-    count=st.integers(0, 400), batch=st.integers(1, 8), per_step=st.integers(1, 4), seed=st.integers(0, 99)
-)  # fmt: skip
+    count=st.integers(0, 400),
+    batch=st.integers(1, 8),
+    per_step=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
 def test_every_example_comes_once_an_epoch(
     count: int, batch: int, per_step: int, seed: int
 ) -> None:

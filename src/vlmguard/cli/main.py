@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _leave(error: VLMGuardError, code: int) -> None:
-    err.print(Text.assemble(("error: ", "bold red"), str(error)))
+    err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
     sys.exit(code)
 
 

@@ -53,8 +53,8 @@ DetectorsOption = Annotated[
     str | None,
     typer.Option(
         "--detectors",
-        help=f"Comma-separated eyes for blind models: {','.join(DEFAULT_DETECTORS)} (default: all), "
-        "or none.",
+        help="Comma-separated eyes for blind models, or none. "
+        f"Default: {','.join(DEFAULT_DETECTORS)}.",
     ),
 ]
 AllowRemoteOption = Annotated[

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlmguard.images.load import load_image
 from vlmguard.types import Image
+
+_REMOTE = re.compile(r"\s*https?:", re.IGNORECASE)
 
 
 async def load_images(
@@ -29,7 +32,7 @@ async def load_images(
         fetcher = Fetcher()
 
     async def load(source: Image | str | Path | bytes) -> Image:
-        if fetcher and isinstance(source, str) and source.strip().lower().startswith("http"):
+        if fetcher and isinstance(source, str) and _REMOTE.match(source):
             return await fetcher.fetch_image(source)
         return await asyncio.to_thread(load_image, source)
 
