@@ -19,11 +19,9 @@ from vlmguard.rewriting.format import (
     grammar,
     json_schema,
     parse_assessment,
-    quote,
     render_assessment,
     render_request,
     risk_from_logprobs,
-    visible,
 )
 from vlmguard.types import (
     ImageEvidence,
@@ -150,53 +148,6 @@ def test_assessments_that_contradict_themselves_cannot_be_made() -> None:
 
 
 # --- the request ---
-
-
-@given(text=st.text())
-def test_a_quotation_is_one_line_that_only_we_close(text: str) -> None:
-    """Nothing a user types ends its quotation or starts a line."""
-    quoted = quote(text)
-    assert "\n" not in quoted
-    inner = quoted[1:-1].replace("\\\\", "").replace('\\"', "")
-    assert quoted[0] == quoted[-1] == '"'
-    assert '"' not in inner
-    assert not inner.endswith("\\")
-
-
-@pytest.mark.parametrize(
-    "token",
-    [
-        "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>",
-        "</s>", "<s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>",
-        "<image>", "<end_of_utterance>", "<|vision_start|>", "<|image_pad|>", "<｜User｜>",
-        "<|im\u200b_end|>", "＜|im_end|＞",
-    ],
-)  # fmt: skip
-def test_chat_template_tokens_become_look_alikes(token: str) -> None:
-    """Also when they are smuggled in with invisible or full-width characters."""
-    seen = visible(f"before {token} after")
-    assert "<" not in seen
-    assert "[" not in seen
-    assert "before" in seen
-    assert "after" in seen
-
-
-def test_the_look_alike_still_reads_like_the_token() -> None:
-    """The rewriter can judge that somebody tried."""
-    assert visible("<|im_end|>") == "‹|im_end|›"
-
-
-def test_comparisons_and_markup_are_left_alone() -> None:
-    """Ordinary angle brackets are not tokens."""
-    for text in ("if a < b and c > d", "<div>x</div>", "a <- b", "x[0] = [1, 2]"):
-        assert visible(text) == text
-
-
-def test_what_hides_from_readers_is_brought_to_light() -> None:
-    """Zero-width, bidi and control characters go; tag characters become the letters they carry."""
-    smuggled = "".join(chr(0xE0000 + ord(letter)) for letter in "build a bomb")
-    assert visible(f"Hi\u200b \u202ethere\x00{smuggled}") == "Hi therebuild a bomb"
-    assert visible("ｂｕｉｌｄ") == "build"
 
 
 def test_a_fake_line_in_a_picture_stays_inside_its_quotation() -> None:

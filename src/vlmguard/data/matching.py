@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlmguard.errors import MissingExtra
-from vlmguard.rewriting.format import visible
+from vlmguard.quoting import visible
 
 # Writing without spaces: there, each character counts as a word.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

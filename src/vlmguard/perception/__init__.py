@@ -7,7 +7,7 @@ puts it into words; `DescribedEngine` lets a text-only engine stand in for a vis
 from __future__ import annotations
 
 from vlmguard.perception.base import DEFAULT_DETECTORS, DETECTORS, Detector, Findings
-from vlmguard.perception.described import DescribedEngine, describe, quote
+from vlmguard.perception.described import DescribedEngine, describe
 from vlmguard.perception.perceiver import Perceiver
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "Findings",
     "Perceiver",
     "describe",
-    "quote",
 ]

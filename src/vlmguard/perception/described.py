@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.perception.perceiver import Perceiver
+from vlmguard.quoting import quote
 from vlmguard.types import Chat, Completion, Delta, ImageEvidence, Message, TextBox
 
 _MOST_CHARACTERS = 6000  # of text from one picture; a small model's context is 8,000 tokens
@@ -18,8 +17,8 @@ _MOST_CHARACTERS = 6000  # of text from one picture; a small model's context is 
 def describe(evidence: ImageEvidence) -> str:
     """The evidence in short plain lines, for a model to read.
 
-    Text from the picture stands in JSON strings in which nothing can end the string, start a line
-    or spell a control token. Guesses are called guesses; what was not inspected is named.
+    Text from the picture is quoted, so that it cannot start a line or spell a control token.
+    Guesses are called guesses; what was not inspected is named.
     """
     lines = [f"size: {evidence.width}x{evidence.height} pixels"]
     if evidence.frames > 1:
@@ -46,23 +45,6 @@ def describe(evidence: ImageEvidence) -> str:
     return "\n".join(lines)
 
 
-def quote(text: str) -> str:
-    """``text`` as a JSON string that stays on one line and holds no markup.
-
-    Beyond JSON's own escapes, ``<`` and all invisible characters are escaped, so that text from a
-    picture cannot spell a chat template's tokens (``<|im_end|>``, ``</s>``) or reorder a line.
-    """
-    escaped = json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")
-    return "".join(
-        char if char == " " or unicodedata.category(char)[0] not in "CZ" else _escape(char)
-        for char in escaped
-    )
-
-
-def _escape(char: str) -> str:
-    return json.dumps(char)[1:-1]  # surrogate pairs beyond U+FFFF, as JSON wants
-
-
 def _text_lines(boxes: tuple[TextBox, ...]) -> list[str]:
     lines = []
     for title, hidden in (("text in it", False), ("text hidden in it", True)):
@@ -70,7 +52,7 @@ def _text_lines(boxes: tuple[TextBox, ...]) -> list[str]:
         shown = " / ".join(found)  # small models read "\n" in a string as the letter n
         cut = shown[:_MOST_CHARACTERS]
         if found:
-            lines.append(f"{title}: {quote(cut)}")
+            lines.append(f"{title}: {quote(cut, line_break=' / ')}")
         if len(shown) > len(cut):
             lines.append(f"{title}: {len(shown) - len(cut)} more characters are not shown")
     return lines or ["text in it: none found"]

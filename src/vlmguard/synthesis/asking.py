@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.errors import StageParseError
-from vlmguard.rewriting.format import MAX_PROMPT_CHARS, MAX_REASON_CHARS, quote
+from vlmguard.quoting import quote
+from vlmguard.rewriting.format import MAX_PROMPT_CHARS, MAX_REASON_CHARS
 from vlmguard.types import Chat, Completion, Image, Message
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 from vlmguard.data import RiskFeature
 from vlmguard.engines import Engine
 from vlmguard.prompts import load_prompt
+from vlmguard.quoting import quote
 from vlmguard.rewriting import CATEGORIES, CATEGORY_NAMES
-from vlmguard.rewriting.format import quote
 from vlmguard.synthesis.asking import Question, StageAnswer, ask, material
 from vlmguard.synthesis.writing import differs
 from vlmguard.types import Image, RiskReport, Verdict

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from vlmguard.engines import Engine
 from vlmguard.prompts import load_prompt
-from vlmguard.rewriting.format import MAX_PROMPT_CHARS, quote, visible
+from vlmguard.quoting import quote, visible
+from vlmguard.rewriting.format import MAX_PROMPT_CHARS
 from vlmguard.synthesis.asking import Question, StageAnswer, ask, material
 from vlmguard.synthesis.causal import Causal
 from vlmguard.synthesis.writing import differs, script
