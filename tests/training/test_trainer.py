@@ -1,0 +1,103 @@
+"""The trainer: its loss, its figures, and that it learns from text and from pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.training import common
+from tests.training.conftest import LIBRARIES_OWN_WARNINGS, Folders
+from vlmguard.errors import ConfigError
+from vlmguard.training import run
+from vlmguard.training.arguments import lora
+from vlmguard.training.base_model import load_base
+from vlmguard.training.batches import IGNORED
+from vlmguard.training.trainer import VerdictTrainer
+
+pytestmark = LIBRARIES_OWN_WARNINGS
+
+
+def trainer_for(model: Path, folder: Path, changes: dict[str, Any]) -> VerdictTrainer:
+    """A trainer on text records, or on pictures for a model that sees."""
+    sighted = model.name.rstrip("0123456789") != "llama"
+    records = common.picture_records(folder) if sighted else common.text_records()
+    data = common.write(folder, records)
+    return run.make_trainer(run.prepare(common.recipe(model, data, folder / "out", changes)))
+
+
+def test_the_loss_is_the_weighted_mean_of_token_losses(folder: Folders, tmp_path: Path) -> None:
+    """It equals what full logits and a plain formula give, though logits are computed for few."""
+    trainer = trainer_for(folder("llama"), tmp_path, {})
+    batch = next(iter(trainer.get_train_dataloader()))
+    model: Any = trainer.model
+    shown = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    full = model(**shown).logits[:, :-1]
+    targets, weights = batch["labels"][:, 1:], batch["weights"][:, 1:]
+    losses = cross_entropy(full.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    expected = (losses * weights).sum() / weights.sum()
+    assert torch.allclose(trainer.compute_loss(model, dict(batch)), expected, atol=1e-5)
+    assert {10.0, 1.0} <= set(weights.unique().tolist())
+
+
+def test_a_step_does_not_depend_on_how_it_is_cut(folder: Folders, tmp_path: Path) -> None:
+    """Four examples in one batch or in four that accumulate: the same weights after the step."""
+    after = []
+    for size in (4, 1):
+        changes = {
+            "optimizer.batch_size": size,
+            "optimizer.accumulation": 4 // size,
+            "optimizer.max_steps": 2,
+            "optimizer.warmup": 0.0,
+            "data.limit": 4,
+        }
+        trainer = trainer_for(folder("llama"), tmp_path / str(size), changes)
+        trainer.train()
+        assert trainer.model is not None
+        after.append([w for w in trainer.model.parameters() if w.requires_grad])
+    for one, other in zip(*after, strict=True):
+        assert torch.allclose(one, other, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["idefics3", "llava", "qwen2_vl"])
+def test_models_that_see_learn_from_pictures(folder: Folders, tmp_path: Path, family: str) -> None:
+    """A few steps on pictures plus text lower the loss, and the vision tower stays as it was."""
+    trainer = trainer_for(folder(family), tmp_path, {"optimizer.max_steps": 8})
+    model: Any = trainer.model
+    frozen = {
+        name: w.clone()
+        for name, w in model.named_parameters()
+        if "vision" in name or "visual" in name
+    }
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.8 * before
+    assert frozen
+    for name, weight in model.named_parameters():
+        assert "lora_" not in name or ("vision" not in name and "visual" not in name)
+        assert name not in frozen or torch.equal(weight, frozen[name])
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(folder: Folders, tmp_path: Path) -> None:
+    """The weights after two steps are the same with and without."""
+    after = []
+    for checkpointing in (False, True):
+        changes = {"optimizer.max_steps": 2, "optimizer.gradient_checkpointing": checkpointing}
+        trainer = trainer_for(folder("llama"), tmp_path / str(checkpointing), changes)
+        trainer.train()
+        assert trainer.model is not None
+        after.append([w for w in trainer.model.parameters() if w.requires_grad])
+    for one, other in zip(*after, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_layers_that_are_not_there_are_named(folder: Folders) -> None:
+    """A target that the language model lacks is an error with its name."""
+    recipe = common.recipe(
+        folder("llava"), Path("x"), Path("y"), {"lora.targets": ["q_proj", "qkv"]}
+    )
+    with pytest.raises(ConfigError, match="qkv"):
+        lora(recipe, load_base(recipe).model)
