@@ -135,7 +135,7 @@ class StageParseError(OutputError):
 
 
 class StoreError(VLMGuardError):
-    """A synthesis store cannot be read or written: another version's, damaged, disk full, …"""
+    """A synthesis store cannot be used: another version, damaged, or the disk is full."""
 
 
 class RunStopped(VLMGuardError):

@@ -37,6 +37,9 @@ class Rules:
         self.seen: list[Chat] = []
         self.before: Callable[[], object] | None = None
 
+    async def load(self) -> None:
+        pass
+
     async def rewrite(self, chat: Chat, policy: Policy) -> Rewrite:
         self.seen.append(chat)
         await asyncio.sleep(0)
@@ -207,6 +210,17 @@ async def test_a_hanging_rewriter_is_a_failure_after_the_policys_timeout() -> No
 
     with pytest.raises(EngineTimeout, match=r"timeout_s of 0\.05 s"):
         await Guard(Hanging(), policy=Policy(timeout_s=0.05)).rewrite("hello")
+
+
+async def test_loading_is_not_a_slow_decision() -> None:
+    """A first download may take longer than any decision should."""
+
+    class Loading(Rules):
+        async def load(self) -> None:
+            await asyncio.sleep(0.1)
+
+    rewrite = await Guard(Loading(), policy=Policy(timeout_s=0.05)).rewrite("hello")
+    assert rewrite.verdict == "safe"
 
 
 async def test_bad_input_is_an_error_under_any_policy() -> None:

@@ -178,6 +178,9 @@ class Endless:
     capabilities = frozenset({Capability.STREAMING})
     closed = False
 
+    async def load(self) -> None:
+        """Nothing to load."""
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Never asked."""
         raise AssertionError

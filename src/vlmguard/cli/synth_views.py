@@ -119,13 +119,13 @@ def status_table(
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "model", "calls", "tokens in", "tokens out"):
         table.add_column(name, justify="left" if name in {"stage", "model"} else "right")
-    for count in sorted(calls, key=lambda item: STAGES.index(item.stage)):
+    for stage in sorted(calls, key=lambda item: STAGES.index(item.stage)):
         table.add_row(
-            count.stage,
-            Text(count.model),
-            f"{count.calls:,}",
-            f"{count.prompt_tokens:,}",
-            f"{count.completion_tokens:,}",
+            stage.stage,
+            Text(stage.model),
+            f"{stage.calls:,}",
+            f"{stage.prompt_tokens:,}",
+            f"{stage.completion_tokens:,}",
         )
     return Group(head, Text(), table)
 

@@ -187,6 +187,7 @@ class Guard:
 
     async def _judge(self, chat: Chat) -> Rewrite:
         limit = self._policy.timeout_s
+        await self._rewriter.load()  # a first download is no slow decision
         try:
             async with asyncio.timeout(limit) as timer:
                 return await self._rewriter.rewrite(chat, self._policy)

@@ -74,6 +74,14 @@ class Engine(Protocol):
         """What it can do."""
         ...
 
+    async def load(self) -> None:
+        """Fetch and load what the first call would, so that it need not be timed with it.
+
+        Raises:
+            VLMGuardError: it cannot be had.
+        """
+        ...
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once.
 

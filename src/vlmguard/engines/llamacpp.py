@@ -70,6 +70,14 @@ class LlamaCppEngine:
     def __repr__(self) -> str:
         return f"<LlamaCppEngine {self.spec}>"
 
+    async def load(self) -> None:
+        """Pull the model if it is known and missing, and load it.
+
+        Raises:
+            ConfigError, ModelStoreError, MissingExtra: it cannot be had.
+        """
+        await self._loaded()
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once. Cancelling stops the generation within a token, or 512 of the prompt.
 

@@ -84,6 +84,9 @@ class OpenAIEngine:
     def __repr__(self) -> str:
         return f"<OpenAIEngine {self.spec}>"
 
+    async def load(self) -> None:
+        """Nothing to load: the server has the model."""
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once.
 

@@ -56,6 +56,9 @@ class ScriptedEngine:
         self._delay_s = delay_s
         self.calls: list[tuple[Chat, Sampling]] = []
 
+    async def load(self) -> None:
+        """Nothing to load."""
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """The next answer of the script.
 

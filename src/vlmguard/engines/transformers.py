@@ -127,6 +127,21 @@ class TransformersEngine:
             found.add(Capability.VISION)
         return frozenset(found)
 
+    async def load(self) -> None:
+        """Fetch and load the weights.
+
+        Raises:
+            ConfigError, MissingExtra: they cannot be had.
+        """
+        await asyncio.to_thread(lambda: self.capabilities)
+        from vlmguard.engines.transformers_host import acquire  # noqa: PLC0415
+
+        with self._lock:
+            if self._host is None:
+                self._host = acquire(self._weights)
+            loading = self._host.submit(lambda _: None)
+        await asyncio.wrap_future(loading)
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once. Cancelling stops the model at the next token.
 

@@ -84,6 +84,10 @@ class DescribedEngine:
         """The engine's own, and vision."""
         return self._engine.capabilities | {Capability.VISION}
 
+    async def load(self) -> None:
+        """Load the engine; detectors load with the first picture."""
+        await self._engine.load()
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once, from the description of the pictures.
 

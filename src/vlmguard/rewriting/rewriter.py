@@ -60,6 +60,10 @@ class Rewriter(Protocol):
         """Changes whenever its decisions might; part of every cache key."""
         ...
 
+    async def load(self) -> None:
+        """Fetch and load what the first decision would, so that it need not be timed with it."""
+        ...
+
     async def rewrite(self, chat: Chat, policy: Policy) -> Rewrite:
         """Decide about the last message of ``chat``, the user's, in the light of those before it.
 
@@ -149,6 +153,10 @@ class PromptedRewriter:
             eyes = self._perceiver.fingerprint
         parts = (self._engine.spec, self._layout, self._prompt.hash, eyes, str(self._thresholds))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    async def load(self) -> None:
+        """See `Rewriter.load`."""
+        await self._engine.load()
 
     async def rewrite(self, chat: Chat, policy: Policy) -> Rewrite:
         """See `Rewriter.rewrite`."""

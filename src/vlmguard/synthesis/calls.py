@@ -62,6 +62,10 @@ class StoredEngine:
         """The model's own."""
         return self.engine.capabilities
 
+    async def load(self) -> None:
+        """Load the model."""
+        await self.engine.load()
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """The stored answer, or the model's, which is stored before it is returned.
 

@@ -81,6 +81,10 @@ class LimitedEngine:
         """The engine's own."""
         return self._engine.capabilities
 
+    async def load(self) -> None:
+        """Load the model."""
+        await self._engine.load()
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Wait for a turn, then ask; again after a retryable failure.
 

@@ -40,6 +40,11 @@ class SpreadEngine:
         """The model's."""
         return self._engines[0].capabilities
 
+    async def load(self) -> None:
+        """Load the model."""
+        for engine in self._engines:
+            await engine.load()
+
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once; raises as the model does."""
         with self._least_busy() as engine:
