@@ -11,12 +11,31 @@ from typing import Any, Protocol
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.synthesis.outcomes import Stage
 from vlmguard.synthesis.rows import Call
-from vlmguard.synthesis.store import Store
 from vlmguard.types import Chat, Completion, Delta, Usage
 
 
 class Stopped(Exception):
     """No new calls are made: the run was asked to end. Not an error."""
+
+
+class Answers(Protocol):
+    """Where answers are kept: the store, or the way to it from another machine."""
+
+    async def find(self, call: Call) -> Completion | None:
+        """The stored answer of a call.
+
+        Raises:
+            Stopped: there is none, and the run is ending (a store of this process need not know).
+        """
+        ...
+
+    async def keep_answer(self, call: Call, completion: Completion) -> None:
+        """Store an answer; returns once it is committed.
+
+        Raises:
+            StoreError: it could not be.
+        """
+        ...
 
 
 class Watcher(Protocol):
@@ -49,7 +68,7 @@ class StoredEngine:
     model: str
     stage: Stage
     prompt: str
-    store: Store
+    store: Answers
     watcher: Watcher
 
     @property
@@ -75,14 +94,14 @@ class StoredEngine:
             EngineError: the model did not answer.
         """
         key = _key(self.stage, self.prompt, self.model, chat, sampling)
-        known = self.store.answer(key)
+        call = Call(key=key, stage=self.stage, model=self.model, prompt=self.prompt)
+        known = await self.store.find(call)
         if known is not None:
             self.watcher.called(self.stage, self.model, known.usage, stored=True)
             return known
         if self.watcher.stopping:
             raise Stopped
         completion = await self.engine.generate(chat, sampling)
-        call = Call(key=key, stage=self.stage, model=self.model, prompt=self.prompt)
         await self.store.keep_answer(call, completion)
         self.watcher.called(self.stage, self.model, completion.usage, stored=False)
         return completion

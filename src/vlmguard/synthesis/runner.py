@@ -24,7 +24,7 @@ from vlmguard.errors import (
     UnsupportedCapability,
 )
 from vlmguard.images import load_images
-from vlmguard.synthesis.calls import Stopped, StoredEngine
+from vlmguard.synthesis.calls import Answers, Stopped, StoredEngine, Watcher
 from vlmguard.synthesis.feed import Placed, place, walk
 from vlmguard.synthesis.outcomes import MODEL_STAGES, Outcome, Stage
 from vlmguard.synthesis.pipeline import PROMPT_HASHES, Cast, Recipe, process
@@ -98,7 +98,7 @@ class LocalRunner:
         self._settings = settings
         self.progress = Progress()
         self._key = recipe_key(players, recipe)
-        self._casts = _casts(players, store, self.progress)
+        self._casts = cast_all(players, store, self.progress)
         self._failures: deque[bool] = deque(maxlen=settings.failure_window)
         self._in_work: dict[int, str] = {}
         self._tasks: list[asyncio.Task[Any]] = []
@@ -212,7 +212,7 @@ class LocalRunner:
         except InputError as error:
             return Outcome(kind="aside", stage="read", reason=f"a picture is missing: {error}")
         try:
-            outcome = await process(seed, images, self._casts, self._recipe)
+            outcome = await self._process(seed, images)
         except (UnsupportedCapability, MissingExtra):
             raise  # every seed would meet it
         except EngineRejected as error:
@@ -224,6 +224,10 @@ class LocalRunner:
         if outcome.record is not None and images:
             await asyncio.to_thread(keep_images, self._folder, images)
         return outcome
+
+    async def _process(self, seed: Seed, images: tuple[Image, ...]) -> Outcome:
+        """Take a seed through the stages; other runners do it elsewhere."""
+        return await process(seed, images, self._casts, self._recipe)
 
     def _watch_failures(self, outcome: Outcome) -> None:
         unusable = outcome.kind == "error" or outcome.trail.raw is not None
@@ -276,7 +280,9 @@ _PROMPTS_OF: Mapping[tuple[Stage, str], str] = {
 }
 
 
-def _casts(players: Mapping[str, Player], store: Store, progress: Progress) -> dict[Stage, Cast]:
+def cast_all(
+    players: Mapping[str, Player], store: Answers, watcher: Watcher
+) -> dict[Stage, Cast]:
     """Every stage's cast, each model behind the store."""
 
     def stored(stage: Stage, role: str) -> StoredEngine | None:
@@ -289,7 +295,7 @@ def _casts(players: Mapping[str, Player], store: Store, progress: Progress) -> d
             stage=stage,
             prompt=_PROMPTS_OF.get((stage, role), ""),
             store=store,
-            watcher=progress,
+            watcher=watcher,
         )
 
     casts: dict[Stage, Cast] = {}

@@ -141,6 +141,10 @@ class Store:
         )
         return Completion(text=text, finish_reason=finish_reason, usage=usage, model=served_by)
 
+    async def find(self, call: Call) -> Completion | None:
+        """The same, as stages ask for it (`vlmguard.synthesis.calls.Answers`)."""
+        return self.answer(call.key)
+
     async def keep_answer(self, call: Call, completion: Completion) -> None:
         """Store an answer; returns once it is committed.
 
