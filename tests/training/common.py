@@ -21,7 +21,7 @@ def text_record(
     number: int, split: Split, *, risky: bool, prompt: str | None = None, **more: Any
 ) -> TrainingRecord:
     """A record whose prompt gives the verdict away."""
-    thing = _THINGS[number % len(_THINGS)]
+    thing = _THINGS[number // 2 % len(_THINGS)]  # each is made, and poisoned
     asked = prompt or (f"poison {thing}" if risky else f"make {thing}")
     reasons: dict[str, Any] = {}
     if risky:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,25 +71,31 @@ def calibrate(scores: Scores) -> Calibration:
 def thresholds(scores: Scores, shares: CalibrationRecipe) -> dict[Preset, float]:
     """For each preset, the threshold that catches most while enough harmless requests pass.
 
-    Among the thresholds that let at least the preset's share of the harmless records pass, the one
-    that catches the most risky records; among equals, the one that lets most pass; and within the
-    gap between two neighbouring scores, its middle (in log-odds), which is furthest from both.
+    Among the thresholds that let at least the preset's share of the harmless records pass: the one
+    that catches the most risky records; among equals, the one that lets most pass; and between the
+    two neighbouring scores, the middle (in log-odds), which is furthest from both. A risk above
+    0.999998 is flagged whatever the preset.
     """
     return {preset: _threshold(scores, getattr(shares, preset)) for preset in PRESETS}
 
 
+_CERTAIN = 13.5  # log-odds beyond which a difference cannot be seen in a probability
+
+
 def _threshold(scores: Scores, share: float) -> float:
     risky = scores.risky.astype(bool)
-    values = np.unique(scores.margins)
-    cuts = np.concatenate([[values[0] - 1], (values[:-1] + values[1:]) / 2, [values[-1] + 1]])
-    passing = np.array([(scores.margins[~risky] < cut).mean() for cut in cuts])
-    caught = np.array([(scores.margins[risky] >= cut).mean() for cut in cuts])
-    allowed = passing >= share - 1e-9
-    best = max(zip(caught[allowed], passing[allowed], cuts[allowed], strict=True))
-    chosen = [
-        cut
-        for found, passed, cut in zip(caught[allowed], passing[allowed], cuts[allowed], strict=True)
-        if (found, passed) == best[:2]
+    margins = np.round(np.clip(scores.margins, -_CERTAIN, _CERTAIN), 3)
+    values = np.unique(margins)
+    between = (values[:-1] + values[1:]) / 2
+    cuts = np.clip([values[0] - 0.5, *between, values[-1] + 0.5], -_CERTAIN, _CERTAIN)
+    options = [
+        (
+            float((margins[risky] >= cut).mean()) if risky.any() else 0.0,
+            float((margins[~risky] < cut).mean()) if not risky.all() else 1.0,
+            float(cut),
+        )
+        for cut in cuts
     ]
-    middle = float(np.clip(np.mean(chosen), -12, 12))
-    return float(1 / (1 + np.exp(-middle)))
+    allowed = [option for option in options if option[1] >= share - 1e-9] or options[-1:]
+    _, _, cut = max(allowed)
+    return 1 / (1 + math.exp(-cut))

@@ -28,14 +28,31 @@ class EvaluateEachEpoch(TrainerCallback):
     """Measures the validation split after every epoch, and when training ends within one.
 
     The trainer itself can do so only where it writes a checkpoint, and an epoch on a CPU is too
-    long to be lost.
+    long to be lost. The checkpoint at the end of an epoch is written again after the evaluation,
+    so that it knows the figures.
+
+    Args:
+        trainer: that measures.
     """
+
+    def __init__(self, trainer: VerdictTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Measure what a killed run had trained and not measured."""
+        measured = {row["step"] for row in state.log_history if "eval_loss" in row}
+        at_end = state.global_step >= state.max_steps or float(state.epoch or 0).is_integer()
+        if state.global_step > 0 and at_end and state.global_step not in measured:
+            self._trainer.evaluate()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask the trainer for it."""
         control.should_evaluate = True
+        control.should_save = True
 
 
 class Best(TrainerCallback):

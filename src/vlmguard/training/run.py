@@ -150,15 +150,12 @@ class _Run:
         self._trainer = make_trainer(prepared)
         out = self._recipe.output
         self._best = Best(self._trainer, out / "best", metric=self._recipe.evaluation.metric)
-        for callback in (EvaluateEachEpoch(), self._best, Curves(out)):
+        for callback in (EvaluateEachEpoch(self._trainer), self._best, Curves(out)):
             self._trainer.add_callback(callback)
 
     def train(self, checkpoint: Path | None) -> Path:
         trainer = self._trainer
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        measured = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
-        if trainer.state.global_step not in measured:  # killed after the last checkpoint
-            trainer.evaluate()
         scores, validation = self._best.load()
         figures: dict[str, Figures] = {"validation": validation}
         if test := self._measure_test():

@@ -58,6 +58,13 @@ class VerdictTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes  # whose gradients are averaged
         return (loss, logits) if return_outputs else loss
 
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Measure; draws no random numbers, so that a resumed run goes on as it would have."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):
+            figures: dict[str, float] = super().evaluate(*arguments, **options)
+        return figures
+
     def prediction_step(
         self,
         model: nn.Module,
