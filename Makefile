@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow check format train-embedded clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,15 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The weights of the embedded rewriter: under an hour on two quiet cores, and resumed after a kill.
+ADAPTER := src/vlmguard/rewriting/adapters/smollm2
+train-embedded: $(STAMP)
+	$(BIN)/vlmguard train recipes/smollm2-cpu.yaml --out runs/smollm2-cpu \
+		$(if $(wildcard runs/smollm2-cpu/checkpoints),--resume)
+	mkdir -p $(ADAPTER)
+	cp runs/smollm2-cpu/adapter/adapter.gguf runs/smollm2-cpu/adapter/vlmguard.json \
+		runs/smollm2-cpu/adapter/README.md $(ADAPTER)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -30,7 +30,7 @@ def vlmguard(
         [sys.executable, "-m", "vlmguard.cli.main", *args],
         input=stdin,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "COLUMNS": "100", **env},
         check=False,
     )
