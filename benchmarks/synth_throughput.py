@@ -2,10 +2,13 @@
 
     python benchmarks/synth_throughput.py rate     # against a bare asyncio + httpx flood
     python benchmarks/synth_throughput.py memory   # 100,000 seeds: peak memory, time, resume scan
+    python benchmarks/synth_throughput.py ray      # the Ray runner beside the local one
 
 ``rate`` starts a local server that answers every call after 50 ms, in a process of its own, and
 asks it 64 times at once: first bare, then through the whole pipeline, then bare again. The bodies
 are the pipeline's own. ``memory`` answers in the process, so that the pipeline alone is measured.
+``ray`` starts Ray here with two workers; its rate is also told without the start, from the first
+outcome on.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.synthesis import (
     LocalRunner,
     Player,
+    RayCluster,
+    RayModels,
+    RayRunner,
     Recipe,
     RunSettings,
     Store,
@@ -215,6 +221,50 @@ def rate(seeds: int) -> None:
         )
 
 
+def ray(seeds: int) -> None:
+    """Print the rates of the local and the Ray runner, in seeds and calls."""
+    with tempfile.TemporaryDirectory() as name, local_server() as url:
+        folder = Path(name)
+        pairs = write_pairs(folder / "pairs.jsonl", seeds)
+        ours = asyncio.run(synthesize(url, pairs, folder / "local"))
+        seconds, steady = asyncio.run(_synthesize_on_ray(url, pairs, folder / "ray"))
+        print(
+            f"local {ours:.0f} calls/s; Ray with two workers {steady:.0f} calls/s from the first "
+            f"outcome on; {seeds:,} seeds in {seconds:.1f} s with its start"
+        )
+
+
+async def _synthesize_on_ray(url: str, pairs: Path, folder: Path) -> tuple[float, float]:
+    """Seconds of the whole run, and calls a second after the first outcome."""
+    spec = f"openai:bench@{url}?vision=false"
+    store = Store(store_path(folder))
+    runner = RayRunner(
+        open_sources([str(pairs)]),
+        models=RayModels(specs=dict.fromkeys(("reasoner", "target", "judge"), spec)),
+        recipe=Recipe(),
+        store=store,
+        folder=folder,
+        settings=RunSettings(concurrency=CONCURRENCY),
+        cluster=RayCluster(workers=2),
+    )
+    count = pairs.read_bytes().count(b"\n")
+    start = time.perf_counter()
+    running = asyncio.create_task(runner.run())
+    while not runner.progress.finished and not running.done():
+        await asyncio.sleep(0.01)
+    first, before = time.perf_counter(), _calls(runner)
+    while runner.progress.finished < count and not running.done():
+        await asyncio.sleep(0.01)
+    last, after = time.perf_counter(), _calls(runner)
+    await running
+    store.close()
+    return time.perf_counter() - start, (after - before) / (last - first)
+
+
+def _calls(runner: LocalRunner) -> int:
+    return sum(stage.calls for stage in runner.progress.stages.values())
+
+
 def pipeline_bodies(pairs: Path, folder: Path) -> Iterator[bytes]:
     """The bodies that the pipeline sends, so that the flood carries the same load."""
     engine = ScriptedEngine(_scripted, spec="scripted:bench")
@@ -299,11 +349,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("rate", "memory"))
+    parser.add_argument("what", choices=("rate", "memory", "ray"))
     parser.add_argument("--seeds", type=int)
     options = parser.parse_args()
     if options.what == "rate":
         rate(options.seeds or 500)
+    elif options.what == "ray":
+        ray(options.seeds or 300)
     else:
         memory(options.seeds or 100_000)
 

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from vlmguard.cli.options import AllowRemoteOption, DetectorsOption, JsonOption,
 from vlmguard.cli.show import err, out
 from vlmguard.cli.synth_views import Display, dry_run_table, status_table, told
 from vlmguard.errors import ConfigError
+from vlmguard.perception import DEFAULT_DETECTORS
 from vlmguard.synthesis import (
     Bar,
     Limits,
@@ -23,6 +25,9 @@ from vlmguard.synthesis import (
     Player,
     Prices,
     Progress,
+    RayCluster,
+    RayModels,
+    RayRunner,
     Recipe,
     RunSettings,
     Source,
@@ -42,6 +47,21 @@ app = typer.Typer(
 )
 
 
+class Runner(StrEnum):
+    """Where the stages run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ray:
+    """What ``--runner ray`` needs beyond the rest."""
+
+    models: RayModels
+    cluster: RayCluster
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """Everything that the options of ``run`` say."""
@@ -51,6 +71,7 @@ class _Plan:
     models: Mapping[str, str]
     recipe: Recipe
     settings: RunSettings
+    ray: _Ray | None
     prices: Prices
     folder: Path
     benign_share: float | None
@@ -123,6 +144,19 @@ def run(
         float, typer.Option(min=0, help="Of hosted models, per million answer tokens.")
     ] = 0.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first seeds.")] = None,
+    runner: Annotated[
+        Runner, typer.Option("--runner", help="On this machine, or on a Ray cluster.")
+    ] = Runner.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="auto, HOST:PORT or ray://HOST:PORT. Default: start Ray here."),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share --concurrency. Default: 2.")
+    ] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each worker, for models in it.")
+    ] = None,
     detectors: DetectorsOption = None,
     allow_remote: AllowRemoteOption = False,
     dry_run: Annotated[
@@ -131,15 +165,17 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Turn seeds into a training set; killed or stopped, the same command goes on where it was."""
+    on_ray = _cluster(runner, ray_address, ray_workers, ray_gpus)
     models = {"reasoner": reasoner, "target": target, "judge": judge or reasoner}
     limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
+    perceiver = open_perceiver(detectors)
     plan = _Plan(
         sources=open_sources(source, chosen=parse_map(column_map), licence=licence),
         players=open_players(
             models,
             concurrency=concurrency,
             limits=limits,
-            perceiver=open_perceiver(detectors),
+            perceiver=perceiver,
         ),
         models=models,
         recipe=Recipe(
@@ -155,6 +191,12 @@ def run(
             allow_remote=allow_remote,
             max_failure_rate=max_failure_rate,
             failure_window=failure_window,
+        ),
+        ray=None
+        if on_ray is None
+        else _Ray(
+            models=RayModels(specs=models, limits=limits, detectors=_detectors(detectors)),
+            cluster=on_ray,
         ),
         prices=Prices(prompt=price_in, completion=price_out),
         folder=folder,
@@ -219,14 +261,7 @@ def _run(plan: _Plan, *, as_json: bool) -> None:
         next(item.seeds(), None)  # wrong columns are told before anything is written
     store = Store(store_path(plan.folder))
     try:
-        runner = LocalRunner(
-            plan.sources,
-            players=plan.players,
-            recipe=plan.recipe,
-            store=store,
-            folder=plan.folder,
-            settings=plan.settings,
-        )
+        runner = _runner(plan, store)
         progress = runner.progress
         progress.total = _count(plan)
         facts: dict[str, Any] = {
@@ -275,6 +310,48 @@ def _run(plan: _Plan, *, as_json: bool) -> None:
             "to try them once more."
         )
         raise typer.Exit(1)
+
+
+def _detectors(wanted: str | None) -> tuple[str, ...]:
+    """Their names, for workers that make the perceiver of `open_perceiver` again."""
+    if wanted is None:
+        return tuple(DEFAULT_DETECTORS)
+    names = tuple(name.strip() for name in wanted.split(",") if name.strip())
+    return () if names == ("none",) else names
+
+
+def _cluster(
+    runner: Runner, address: str | None, workers: int | None, gpus: float | None
+) -> RayCluster | None:
+    """The cluster that the options name; ``None`` for the local runner."""
+    if runner is Runner.RAY:
+        return RayCluster(address=address, workers=workers or 2, gpus=gpus or 0.0)
+    given = {"--ray-address": address, "--ray-workers": workers, "--ray-gpus": gpus}
+    for option, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{option} {value} is of use with --runner ray only")
+    return None
+
+
+def _runner(plan: _Plan, store: Store) -> LocalRunner:
+    if plan.ray is None:
+        return LocalRunner(
+            plan.sources,
+            players=plan.players,
+            recipe=plan.recipe,
+            store=store,
+            folder=plan.folder,
+            settings=plan.settings,
+        )
+    return RayRunner(
+        plan.sources,
+        models=plan.ray.models,
+        recipe=plan.recipe,
+        store=store,
+        folder=plan.folder,
+        settings=plan.settings,
+        cluster=plan.ray.cluster,
+    )
 
 
 def _count(plan: _Plan) -> int | None:

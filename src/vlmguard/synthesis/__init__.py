@@ -1,8 +1,8 @@
 """Training sets for the rewriter, made by the paper's three stages and a fourth that verifies.
 
 A `Source` gives seeds; `process` takes one through hindsight, causal analysis, optimization and
-verification; `LocalRunner` does so for all of them, with a `Store` that loses and repeats nothing;
-`publish` writes the dataset.
+verification; `LocalRunner` (on a cluster: `RayRunner`) does so for all of them, with a `Store` that
+loses and repeats nothing; `publish` writes the dataset.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from vlmguard.synthesis.pipeline import Cast, Recipe, process
 from vlmguard.synthesis.players import Player, open_players, player
 from vlmguard.synthesis.progress import Prices, Progress, is_hosted
 from vlmguard.synthesis.publish import card_facts, publish, store_path
+from vlmguard.synthesis.ray_messages import RayModels
+from vlmguard.synthesis.ray_runner import RayCluster, RayRunner
 from vlmguard.synthesis.rows import CallCount
 from vlmguard.synthesis.runner import LocalRunner, RunSettings, recipe_key
 from vlmguard.synthesis.seeds import Seed
@@ -34,6 +36,9 @@ __all__ = [
     "Player",
     "Prices",
     "Progress",
+    "RayCluster",
+    "RayModels",
+    "RayRunner",
     "Recipe",
     "RunSettings",
     "Seed",

@@ -280,9 +280,7 @@ _PROMPTS_OF: Mapping[tuple[Stage, str], str] = {
 }
 
 
-def cast_all(
-    players: Mapping[str, Player], store: Answers, watcher: Watcher
-) -> dict[Stage, Cast]:
+def cast_all(players: Mapping[str, Player], store: Answers, watcher: Watcher) -> dict[Stage, Cast]:
     """Every stage's cast, each model behind the store."""
 
     def stored(stage: Stage, role: str) -> StoredEngine | None:

@@ -1,0 +1,254 @@
+"""The Ray runner: what can be said without Ray, and runs on a real one, beside the local runner."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.synthesis.test_kill import Server, contents, stored_answers, write_pairs
+from vlmguard.errors import (
+    ConfigError,
+    EngineRejected,
+    EngineTimeout,
+    MissingExtra,
+    StageParseError,
+    StoreError,
+)
+from vlmguard.synthesis import (
+    Limits,
+    RayCluster,
+    RayModels,
+    RayRunner,
+    Recipe,
+    RunSettings,
+    Store,
+    store_path,
+)
+from vlmguard.synthesis.calls import Stopped
+from vlmguard.synthesis.outcomes import KINDS
+from vlmguard.synthesis.ray_messages import Raised
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+_SPEC = "openai:m@http://127.0.0.1:9/v1?vision=true"
+
+
+async def refused(tmp_path: Path, cluster: RayCluster) -> str:
+    """What a run on such a cluster says."""
+    store = Store(store_path(tmp_path))
+    try:
+        runner = RayRunner(
+            [],
+            models=RayModels(specs={"reasoner": _SPEC}),
+            recipe=Recipe(),
+            store=store,
+            folder=tmp_path,
+            settings=RunSettings(),
+            cluster=cluster,
+        )
+        with pytest.raises(ConfigError) as caught:
+            await runner.run()
+        return str(caught.value)
+    finally:
+        store.close()
+
+
+async def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to install it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'vlmguard-r1[ray]'" in await refused(tmp_path, RayCluster())
+
+
+@needs_ray
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+async def test_no_cluster_there(tmp_path: Path, form: str) -> None:
+    """A port at which nobody listens: told at once, with the address and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+    told = await refused(tmp_path, RayCluster(address=address))
+    assert f"no Ray cluster at '{address}'" in told
+    assert "ray start --head" in told
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["nonsense", "ray://host", "host:port"])
+async def test_addresses_that_are_none(tmp_path: Path, address: str) -> None:
+    """The error repeats them."""
+    assert repr(address) in await refused(tmp_path, RayCluster(address=address))
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"gpus": -1.0}])
+def test_wrong_clusters(wrong: dict[str, float]) -> None:
+    """No workers, or fewer than no GPUs."""
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        RayCluster(**wrong)  # type: ignore[arg-type]
+
+
+def test_limits_are_shared() -> None:
+    """The workers keep within the limits together."""
+    limits = Limits(requests_per_minute=90, tokens_per_minute=None)
+    shared = RayModels(specs={"reasoner": _SPEC}, limits=limits).shared_by(3)
+    assert shared.limits == Limits(requests_per_minute=30, tokens_per_minute=None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineRejected("no such model", status=404),
+        EngineTimeout("after 60 s"),
+        MissingExtra("the engine", "hf"),
+        StageParseError("half of it", raw="{"),
+        StoreError("full"),
+        Stopped(),
+    ],
+)
+def test_errors_arrive_as_they_were(error: Exception) -> None:
+    """Kind, message and attributes survive the way from a worker."""
+    arrived = pickle.loads(pickle.dumps(Raised.by(error))).error()
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert vars(arrived) == vars(error)
+
+
+def test_mistakes_arrive_with_their_place() -> None:
+    """An error that nobody raised on purpose comes with its traceback."""
+    try:
+        dict[str, int]()["nothing"]
+    except KeyError as error:
+        told = str(Raised.by(error).error())
+    assert "KeyError" in told
+    assert "test_mistakes_arrive_with_their_place" in told
+
+
+# --- On a real Ray ------------------------------------------------------------------------------
+
+on_ray = [pytest.mark.slow, pytest.mark.timeout(400), needs_ray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the tests share.
+
+    Attributes:
+        server, pairs: the models and the seeds.
+        local: output of the local runner.
+        calls: how many that run made.
+    """
+
+    server: Server
+    pairs: Path
+    local: Path
+    calls: int
+
+    def begin(self, out: Path, *options: str, spec: str = "") -> subprocess.Popen[bytes]:
+        model = spec or self.server.spec
+        given = ["-s", self.pairs, "--reasoner", model, "--target", model, "-o", out, "-c", "8"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "vlmguard.cli.main", "synth", "run", *map(str, given), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def wait_for_calls(self, count: int, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 120
+        while self.server.count() < count and process.poll() is None:
+            assert time.monotonic() < deadline, "the run makes no calls"
+            time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("ray")
+    server = Server(folder, 0.03)
+    try:
+        made = Stage(server=server, pairs=write_pairs(folder), local=folder / "local", calls=0)
+        end(made.begin(made.local))
+        yield Stage(server=server, pairs=made.pairs, local=made.local, calls=server.count())
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def end(process: subprocess.Popen[bytes], code: int = 0) -> str:
+    """What the run said, which ends with that exit code."""
+    said, told = process.communicate(timeout=200)
+    assert process.returncode == code, told.decode()
+    return (said + told).decode()
+
+
+def outcomes(out: Path) -> list[str]:
+    """Every outcome, in order, as JSON."""
+    store = Store(store_path(out), read_only=True)
+    try:
+        return [
+            f"{one.seed} {one.outcome.model_dump_json()}"
+            for one in store.outcomes(KINDS, total=1000)
+        ]
+    finally:
+        store.close()
+
+
+class TestOnRay:
+    """One process a test: Ray is started by the command, as a user has it."""
+
+    pytestmark = on_ray
+
+    def test_the_same_as_local(self, stage: Stage, tmp_path: Path) -> None:
+        """Every outcome equal, every file the same bytes, as many calls, and none the next time."""
+        begun = stage.server.count()
+        end(stage.begin(tmp_path, "--runner", "ray"))
+        assert stage.server.count() == begun + stage.calls
+        for ours, theirs in zip(outcomes(tmp_path), outcomes(stage.local), strict=True):
+            assert ours == theirs
+        assert contents(tmp_path) == contents(stage.local)
+        end(stage.begin(tmp_path))
+        assert stage.server.count() == begun + stage.calls
+        assert contents(tmp_path) == contents(stage.local)
+
+    @pytest.mark.parametrize("runners", [("ray", "local"), ("local", "ray")])
+    def test_killed_and_resumed_by_the_other(
+        self, stage: Stage, tmp_path: Path, runners: tuple[str, str]
+    ) -> None:
+        """A run that is killed under one runner ends under the other; no stored answer is lost."""
+        first, second = runners
+        begun = stage.server.count()
+        process = stage.begin(tmp_path, "--runner", first)
+        stage.wait_for_calls(begun + stage.calls // 2, process)
+        assert process.poll() is None
+        process.kill()
+        process.communicate()
+        time.sleep(1.0)  # calls on their way are answered, to nobody
+        asked, stored = stage.server.count(), stored_answers(tmp_path)
+        assert stored
+        end(stage.begin(tmp_path, "--runner", second))
+        assert not stored & set(stage.server.answers()[asked:])
+        assert contents(tmp_path) == contents(stage.local)
+
+    def test_ctrl_c(self, stage: Stage, tmp_path: Path) -> None:
+        """It keeps the answers on their way, exits with 130, and the local runner goes on."""
+        begun = stage.server.count()
+        process = stage.begin(tmp_path, "--runner", "ray")
+        stage.wait_for_calls(begun + stage.calls // 3, process)
+        os.kill(process.pid, signal.SIGINT)
+        assert "Run the same command again" in end(process, 130)
+        assert set(stage.server.answers()[begun:]) == stored_answers(tmp_path)
+        end(stage.begin(tmp_path))
+        assert contents(tmp_path) == contents(stage.local)
+        assert stage.server.count() == begun + stage.calls
+
+    def test_too_few_gpus(self, stage: Stage, tmp_path: Path) -> None:
+        """Told at once, and not waited for."""
+        told = end(stage.begin(tmp_path, "--runner", "ray", "--ray-gpus", "64"), 2)
+        assert "64" in told
+        assert "GPUs" in told
