@@ -2,8 +2,8 @@
 
     python benchmarks/zero_shot.py --data ../shared/data [--rewriter SPEC] [--limit 20]
 
-The embedded model without training (``zero-shot:smollm2``, the default) is the baseline that training
-must beat; ``--rewriter smollm2`` measures the trained one. Figures from these slices are
+The embedded model without training (``zero-shot:smollm2``, the default) is the baseline that
+training must beat; ``--rewriter smollm2`` measures the trained one. Figures from these slices are
 development figures.
 """
 

@@ -22,7 +22,7 @@ xllamacpp = pytest.importorskip("xllamacpp")
 pytestmark = LIBRARIES_OWN_WARNINGS
 
 WORDS = 64
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": WORDS,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -77,9 +77,9 @@ def write_base(model: Any, file: Path) -> None:
             rows, columns = values.shape
             halves = values.reshape(heads, 2, rows // heads // 2, columns)
             values = halves.swapaxes(1, 2).reshape(rows, columns)
-        writer.add_tensor(
-            names.get_name(name, try_suffixes=(".weight", ".bias")), np.ascontiguousarray(values)
-        )
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert known is not None
+        writer.add_tensor(known, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -143,7 +143,7 @@ def test_what_llama_cpp_cannot_do_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match="use_dora"):
         convert_adapter(tmp_path, tmp_path / "a.gguf", plain.config)
-    plain.config.model_type = "mamba"
+    plain.config.model_type = "mamba"  # type: ignore[misc]  # a class attribute elsewhere
     with pytest.raises(ConfigError, match="mamba"):
         convert_adapter(tmp_path, tmp_path / "a.gguf", plain.config)
     assert not (tmp_path / "a.gguf").exists()

@@ -73,7 +73,7 @@ def risks(spec: str, requests: list[tuple[str, tuple[Image, ...]]]) -> list[floa
 
 def test_the_guard_judges_as_was_trained(folder: Folders, adapter: Path) -> None:
     """Loaded by its path and served by the engine, it gives the risks measured in training."""
-    asked = [
+    asked: list[tuple[str, tuple[Image, ...]]] = [
         (record.prompt, ()) for record in common.text_records() if record.split == "validation"
     ]
     served = risks(f"hf:{folder('llama')}?adapter={adapter}", asked)
