@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from vlmguard.cli.show import err
 from vlmguard.cli.show import out as console
 from vlmguard.errors import MissingExtra
 from vlmguard.training.recipe import load_recipe
@@ -50,13 +51,21 @@ def train(
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise MissingExtra("training", "train")
     # torch and TRL take seconds to import; the other commands must not wait for them.
+    from accelerate import PartialState  # noqa: PLC0415
+
     from vlmguard.training import plan, run  # noqa: PLC0415
 
     prepared = run.prepare(loaded)
     if dry_run:
         _show(plan.plan(prepared))
-    else:
-        typer.echo(run.train(prepared, resume=resume))
+        return
+    try:
+        folder = run.train(prepared, resume=resume)
+    except KeyboardInterrupt:
+        err.print(Text("\nto go on, give the same command with --resume"), soft_wrap=True)
+        raise
+    if PartialState().is_main_process:
+        typer.echo(folder)
 
 
 def _show(plan: Plan) -> None:
@@ -76,9 +85,9 @@ def _show(plan: Plan) -> None:
     console.print(table)
     console.print(Text("\nprompt", "bold"))
     console.print(Text(plan.prompt), soft_wrap=True)
-    console.print(Text("\ncompletion (underlined: the verdict's weight)", "bold"))
-    most = max(weight for _, weight in plan.trained)
+    console.print(Text("\ncompletion (underlined: the verdict)", "bold"))
+    most = max(weight for _, weight in plan.completion)
     shown = Text()
-    for token, weight in plan.trained:
+    for token, weight in plan.completion:
         shown.append(token, "dim" if weight == 0 else "bold underline" if weight == most else "")
     console.print(shown, soft_wrap=True)

@@ -35,6 +35,8 @@ def arguments(recipe: Recipe) -> SFTConfig:
         max_steps=optimizer.max_steps or -1,
         bf16=computes_in_bf16(recipe),
         gradient_checkpointing=optimizer.gradient_checkpointing,
+        # A batch without pictures leaves a vision tower that is tuned without gradients.
+        ddp_find_unused_parameters=recipe.tuning == "full",
         use_cpu=not torch.cuda.is_available(),
         seed=optimizer.seed,
         data_seed=optimizer.seed,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
-from vlmguard.training.arguments import computes_in_bf16
+from peft import get_peft_model
+
+from vlmguard.training.arguments import computes_in_bf16, lora
+from vlmguard.training.examples import Example
 from vlmguard.training.recipe import Recipe
-from vlmguard.training.run import Prepared, make_trainer, quiet_libraries
+from vlmguard.training.run import Prepared, quiet_libraries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +29,8 @@ class Plan:
         left_out: reason → records.
         memory_gb: estimated peak (weights, gradients, optimizer, activations, logits), on one
             device.
-        prompt, completion: of the first risky example, as the model sees them.
-        trained: the completion again, with the weight of each token.
+        prompt: of the first risky example, as the model sees it.
+        completion: the text and the weight of each of its tokens.
     """
 
     parameters: int
@@ -36,17 +42,17 @@ class Plan:
     left_out: dict[str, int]
     memory_gb: float
     prompt: str
-    completion: str
-    trained: tuple[tuple[str, float], ...]
+    completion: tuple[tuple[str, float], ...]
 
 
 def plan(prepared: Prepared) -> Plan:
-    """Build the trainer, look at it, and stop."""
+    """Attach the adapter, look at everything, and stop. The model cannot be used afterwards."""
     recipe, data = prepared.recipe, prepared.data
-    with quiet_libraries():
-        trainer = make_trainer(prepared)
-    assert trainer.model is not None
-    weights = [(weight.numel(), weight.requires_grad) for weight in trainer.model.parameters()]
+    model: Any = prepared.base.model
+    if recipe.tuning != "full":
+        with quiet_libraries():
+            model = get_peft_model(model, lora(recipe, model))
+    weights = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
     everything = sum(count for count, _ in weights)
     trainable = sum(count for count, trained in weights if trained)
     example = next(one for one in data.train if one.risky)
@@ -62,12 +68,16 @@ def plan(prepared: Prepared) -> Plan:
         left_out=data.facts.dropped,
         memory_gb=_memory(prepared, everything, trainable),
         prompt=decode(example.prompt_ids),
-        completion=decode(completion.ids),
-        trained=tuple(
-            (decode([token]), weight)
-            for token, weight in zip(completion.ids, completion.weights, strict=True)
-        ),
+        completion=tuple(zip(_pieces(decode, example), completion.weights, strict=True)),
     )
+
+
+def _pieces(decode: Callable[[Sequence[int]], str], example: Example) -> list[str]:
+    """The text of each token of the completion; decoded alone, some would lose their space."""
+    ids = (*example.prompt_ids, *example.completion.ids)
+    start = len(example.prompt_ids)
+    texts = [decode(ids[:end]) for end in range(start, len(ids) + 1)]
+    return [longer[len(text) :] for text, longer in pairwise(texts)]
 
 
 def _steps(recipe: Recipe, examples: int) -> int:

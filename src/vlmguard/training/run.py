@@ -22,6 +22,8 @@ from accelerate import PartialState
 from datasets import Dataset  # type: ignore[attr-defined]  # the folder of that name hides it
 from transformers import PrinterCallback
 
+from vlmguard.engines.transformers_weights import is_out_of_memory
+from vlmguard.errors import ConfigError
 from vlmguard.perception import DEFAULT_DETECTORS, Perceiver
 from vlmguard.prompts import Prompt, load_prompt
 from vlmguard.rewriting.format import Layout
@@ -92,7 +94,8 @@ def train(prepared: Prepared, *, resume: bool = False) -> Path:
         The folder of the adapter.
 
     Raises:
-        ConfigError: the output folder holds another run, or nothing to resume.
+        ConfigError: the output folder holds another run, or nothing to resume; or the machine has
+            too little memory.
     """
     recipe = prepared.recipe
     if PartialState().is_main_process:
@@ -103,8 +106,17 @@ def train(prepared: Prepared, *, resume: bool = False) -> Path:
         list_left_out(recipe.output, prepared.data.left_out)
     PartialState().wait_for_everyone()
     checkpoint = last_checkpoint(recipe.output / "checkpoints") if resume else None
-    with quiet_libraries():
-        return _Run(prepared).train(checkpoint)
+    try:
+        with quiet_libraries():
+            return _Run(prepared).train(checkpoint)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"out of memory with optimizer.batch_size={recipe.optimizer.batch_size}. Halve it and "
+            "double optimizer.accumulation, which gives the same result; or set "
+            "optimizer.gradient_checkpointing: true"
+        ) from error
 
 
 def make_trainer(prepared: Prepared) -> VerdictTrainer:

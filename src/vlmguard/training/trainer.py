@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction
 from trl.trainer.sft_trainer import SFTTrainer
 
+from vlmguard.errors import ConfigError
 from vlmguard.training.batches import IGNORED
 from vlmguard.training.examples import VerdictTokens
 from vlmguard.training.figures import Scores, verdict_figures
@@ -97,6 +98,11 @@ class VerdictTrainer(SFTTrainer):
 
     def _figures(self, prediction: EvalPrediction) -> dict[str, float | None]:
         values = np.asarray(prediction.predictions)
+        if not np.isfinite(values).all():
+            raise ConfigError(
+                "the model computes numbers that are none (NaN): training diverged. Lower "
+                "optimizer.learning_rate, or set optimizer.precision: fp32"
+            )
         self.scores = Scores(margins=values[:, 0], risky=np.asarray(prediction.label_ids))
         loss = float(values[:, 1].sum() / values[:, 2].sum())
         return {"loss": loss, **verdict_figures(self.scores)}
