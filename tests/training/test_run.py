@@ -47,12 +47,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return common.write(tmp_path_factory.mktemp("data"), [*common.text_records(), long])
 
 
+CHANGES = {"optimizer.epochs": 7, "evaluation.generate": 1, "export.merged": True}
+
+
 @pytest.fixture(scope="module")
 def adapter(folder: Folders, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The adapter of a run long enough to tell the verdicts apart."""
     out = tmp_path_factory.mktemp("run") / "out"
-    changes = {"optimizer.epochs": 7, "evaluation.generate": 1, "export.merged": True}
-    return go(folder("llama"), data, out, changes)
+    return go(folder("llama"), data, out, CHANGES)
 
 
 def risks(spec: str, requests: list[tuple[str, tuple[Image, ...]]]) -> list[float]:
@@ -89,6 +91,7 @@ def test_a_run_leaves_everything_a_reader_needs(adapter: Path) -> None:
     out = adapter.parent
     metadata = load_metadata(adapter)
     assert metadata.files == {"peft": ".", "merged": "merged"}
+    assert load_metadata(adapter / "merged").files == {"merged": "."}
     assert metadata.data.records == {"train": 12, "validation": 4, "test": 4}
     assert metadata.data.dropped == {"longer than data.max_length": 1}
     assert metadata.figures["validation"]["auc"] == 1.0
@@ -107,6 +110,19 @@ def test_a_run_leaves_everything_a_reader_needs(adapter: Path) -> None:
     card = (adapter / "README.md").read_text()
     assert "| validation |" in card
     assert metadata.data.sha256 in card
+
+
+def test_what_a_run_kept_is_measured_again_the_same(
+    folder: Folders, data: Path, adapter: Path
+) -> None:
+    """As after training in pieces on several devices: the same figures and thresholds."""
+    before = load_metadata(adapter)
+    (adapter / "vlmguard.json").unlink()
+    recipe = common.recipe(folder("llama"), data, adapter.parent, CHANGES)
+    again = load_metadata(run.measure(run.prepare(recipe)))
+    assert again.thresholds == pytest.approx(before.thresholds, abs=1e-4)
+    assert again.figures["validation"] == pytest.approx(before.figures["validation"], abs=1e-4)
+    assert again.figures["test"] == pytest.approx(before.figures["test"], abs=1e-4)
 
 
 def test_the_merged_checkpoint_is_base_and_adapter(folder: Folders, adapter: Path) -> None:
@@ -240,6 +256,30 @@ def test_models_that_see_judge_pictures(folder: Folders, tmp_path: Path, family:
         f"hf:{folder(family)}?adapter={out}", [("go on", (red,)), ("go on", (green,))]
     )
     assert safe < load_metadata(out).thresholds["balanced"] < risky
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_learn_what_one_learns(folder: Folders, data: Path, tmp_path: Path) -> None:
+    """Side by side under torchrun, or one batch after the other: the same weights."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: tiny\nmodel: {folder('llama')}\noutput: unused\ndata: {{paths: [{data}]}}\n"
+        "lora: {r: 4, dropout: 0}\n"
+        "optimizer: {epochs: 2, batch_size: 2, accumulation: 2, precision: fp32}\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    training = ["-m", "vlmguard.cli.main", "train", str(recipe), "--out"]
+    alone = [sys.executable, *training, str(tmp_path / "alone")]
+    subprocess.run(alone, check=True, env=environment)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    together = [sys.executable, *launcher, *training, str(tmp_path / "together")]
+    subprocess.run([*together, "--set", "optimizer.accumulation=1"], check=True, env=environment)
+    one, two = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("alone", "together")
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
 @pytest.mark.slow

@@ -38,6 +38,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of a killed run.")
     ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Train no more: measure, calibrate and export what a run kept as its best.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -58,6 +65,9 @@ def train(
     prepared = run.prepare(loaded)
     if dry_run:
         _show(plan.plan(prepared))
+        return
+    if measure:
+        typer.echo(run.measure(prepared))
         return
     try:
         folder = run.train(prepared, resume=resume)

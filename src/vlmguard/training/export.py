@@ -23,6 +23,7 @@ from vlmguard.training.recipe import Recipe
 if TYPE_CHECKING:
     from vlmguard.training.run import Prepared
 
+ADAPTER_FOLDER = "adapter"
 GGUF_FILE = "adapter.gguf"
 MERGED_FOLDER = "merged"
 _CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -46,7 +47,7 @@ def export(prepared: Prepared, *, scores: Scores, figures: dict[str, Figures]) -
 
 def _export(prepared: Prepared, *, scores: Scores, figures: dict[str, Figures]) -> Path:
     recipe = prepared.recipe
-    best, folder = recipe.output / "best", recipe.output / "adapter"
+    best, folder = recipe.output / "best", recipe.output / ADAPTER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     if recipe.tuning == "full":
@@ -63,10 +64,18 @@ def _export(prepared: Prepared, *, scores: Scores, figures: dict[str, Figures]) 
         merge(recipe, best, folder / MERGED_FOLDER)
         files["merged"] = MERGED_FOLDER
     metadata = describe(prepared, scores=scores, figures=figures, files=files)
-    (folder / METADATA_FILE).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(metadata), encoding="utf-8")
+    _write_facts(folder, metadata)
+    if recipe.export.merged:  # a model of its own, which is moved without the rest
+        merged = metadata.model_copy(update={"files": {"merged": "."}})
+        _write_facts(folder / MERGED_FOLDER, merged)
     say(f"the adapter is in {folder}")
     return folder
+
+
+def _write_facts(folder: Path, metadata: AdapterMetadata) -> None:
+    text = metadata.model_dump_json(indent=2) + "\n"
+    (folder / METADATA_FILE).write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(model_card(metadata), encoding="utf-8")
 
 
 def merge(recipe: Recipe, adapter: Path, folder: Path) -> None:

@@ -19,6 +19,7 @@ from vlmguard.models.notices import say
 from vlmguard.training.figures import VERDICT_FIGURES, Figures, Scores
 from vlmguard.training.trainer import VerdictTrainer
 
+BEST_FILE = "best.json"
 _SHOWN = ("loss", *VERDICT_FIGURES)
 _COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 History = Sequence[Mapping[str, Any]]
@@ -95,12 +96,12 @@ class Best(TrainerCallback):
             "margins": scores.margins.tolist(),
             "risky": scores.risky.tolist(),
         }
-        part = self._folder / "best.json.part"
+        part = self._folder / f"{BEST_FILE}.part"
         part.write_text(json.dumps(note), encoding="utf-8")
-        part.replace(self._folder / "best.json")
+        part.replace(self._folder / BEST_FILE)
 
-    def load(self) -> tuple[Scores, Figures]:
-        """Put the best weights into the model; what they scored on the validation split.
+    def read(self) -> tuple[Scores, Figures]:
+        """What the best weights scored on the validation split, and their figures.
 
         Raises:
             ConfigError: nothing was ever measured.
@@ -108,9 +109,12 @@ class Best(TrainerCallback):
         note = self._note()
         if note is None:
             raise ConfigError("training ended before anything was measured")
-        self._trainer._load_from_checkpoint(str(self._folder))  # noqa: SLF001  (knows sharded ones)
         scores = Scores(margins=np.array(note["margins"]), risky=np.array(note["risky"]))
         return scores, note["figures"]
+
+    def load(self) -> None:
+        """Put the best weights into the model."""
+        self._trainer._load_from_checkpoint(str(self._folder))  # noqa: SLF001  (there is no other)
 
     def _are_better(self, figures: Figures) -> bool:
         note = self._note()
@@ -129,7 +133,7 @@ class Best(TrainerCallback):
 
     def _note(self) -> Any:
         try:
-            return json.loads((self._folder / "best.json").read_bytes())
+            return json.loads((self._folder / BEST_FILE).read_bytes())
         except FileNotFoundError:
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -233,7 +234,7 @@ def _anchor_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data")
     paths = data.get("paths") if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(paths, list):
-        data["paths"] = [str(folder / str(path)) for path in paths]
+        data["paths"] = [os.path.normpath(folder / str(path)) for path in paths]
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -24,6 +24,7 @@ from transformers import PrinterCallback
 
 from vlmguard.engines.transformers_weights import is_out_of_memory
 from vlmguard.errors import ConfigError
+from vlmguard.models.notices import say
 from vlmguard.perception import DEFAULT_DETECTORS, Perceiver
 from vlmguard.prompts import Prompt, load_prompt
 from vlmguard.rewriting.format import Layout
@@ -33,11 +34,11 @@ from vlmguard.training.base_model import BaseModel, load_base, store_in_bf16
 from vlmguard.training.batches import Collator, rows_of
 from vlmguard.training.dataset import TrainingData, make_examples, read
 from vlmguard.training.examples import Example, Renderer
-from vlmguard.training.export import export
+from vlmguard.training.export import ADAPTER_FOLDER, export
 from vlmguard.training.figures import Figures, Scores, verdict_figures
 from vlmguard.training.materials import EvidenceCache, ExampleMaker
 from vlmguard.training.output import check_same, claim, last_checkpoint, list_left_out
-from vlmguard.training.progress import Best, Curves, EvaluateEachEpoch
+from vlmguard.training.progress import BEST_FILE, Best, Curves, EvaluateEachEpoch
 from vlmguard.training.recipe import Recipe
 from vlmguard.training.trainer import VerdictTrainer
 
@@ -119,6 +120,27 @@ def train(prepared: Prepared, *, resume: bool = False) -> Path:
         ) from error
 
 
+def measure(prepared: Prepared) -> Path:
+    """Measure what a finished run kept as its best, calibrate and export it again.
+
+    After training under FSDP or DeepSpeed, which cannot do so with weights in pieces.
+
+    Args:
+        prepared: of the same recipe.
+
+    Returns:
+        The folder of the adapter.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    check_same(prepared.recipe)
+    if not (prepared.recipe.output / "best" / BEST_FILE).is_file():
+        raise ConfigError(f"the run in {prepared.recipe.output} has kept no weights to measure")
+    with quiet_libraries():
+        return _Run(prepared).measure()
+
+
 def make_trainer(prepared: Prepared) -> VerdictTrainer:
     """The trainer, with an adapter attached where the recipe wants one."""
     recipe, data, base = prepared.recipe, prepared.data, prepared.base
@@ -168,14 +190,39 @@ class _Run:
     def train(self, checkpoint: Path | None) -> Path:
         trainer = self._trainer
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        scores, validation = self._best.load()
+        scores, validation = self._best.read()
         figures: dict[str, Figures] = {"validation": validation}
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            # The weights lie in pieces on several devices, and best/ holds them whole.
+            say("when all processes have ended, measure it in one: vlmguard train … --measure")
+        else:
+            self._best.load()
+            scores = self._measure_more(scores, figures)
+        return self._export(scores, figures)
+
+    def measure(self) -> Path:
+        self._best.load()
+        loss = self._trainer.evaluate()["eval_loss"]
+        scores = self._scores()
+        figures: dict[str, Figures] = {"validation": {"loss": loss, **verdict_figures(scores)}}
+        return self._export(self._measure_more(scores, figures), figures)
+
+    def _export(self, scores: Scores, figures: dict[str, Figures]) -> Path:
+        if self._trainer.is_world_process_zero():
+            export(self._prepared, scores=scores, figures=figures)
+        return self._recipe.output / ADAPTER_FOLDER
+
+    def _measure_more(self, scores: Scores, figures: dict[str, Figures]) -> Scores:
+        """Measure the test split and whole answers; the scores to calibrate on."""
         if test := self._measure_test():
             figures["test"] = test
-        if not trainer.is_world_process_zero():
-            return self._recipe.output / "adapter"
-        scores = self._add_answers(scores, figures)
-        return export(self._prepared, scores=scores, figures=figures)
+        if self._trainer.is_world_process_zero():
+            scores = self._measure_answers(scores, figures)
+        return scores
+
+    def _scores(self) -> Scores:
+        assert self._trainer.scores is not None
+        return self._trainer.scores
 
     def _measure_test(self) -> Figures:
         data = self._prepared.data
@@ -183,11 +230,9 @@ class _Run:
             return {}
         rows = rows_of(data.test, offset=len(data.train) + len(data.validation))
         self._trainer.evaluate(Dataset.from_dict(rows), metric_key_prefix="test")
-        assert self._trainer.scores is not None
-        return verdict_figures(self._trainer.scores)
+        return verdict_figures(self._scores())
 
-    def _add_answers(self, scores: Scores, figures: dict[str, Figures]) -> Scores:
-        """Measure whole answers; the scores that thresholds are to be calibrated on."""
+    def _measure_answers(self, scores: Scores, figures: dict[str, Figures]) -> Scores:
         recipe, validation = self._recipe, self._prepared.data.validation
         writer = Writer(
             self._trainer.model,

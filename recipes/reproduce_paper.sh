@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The paper's experiment from beginning to end: synthesis, training, evaluation.
+#
+# It needs three servers that speak OpenAI's API (vLLM, for instance), the sources and benchmarks
+# below, and eight GPUs with 80 GB for the training. Every step goes on where it was stopped.
+#
+#   REASONER  InternVL2.5-38B: analyses, rewrites, grades      (the paper's)
+#   TARGET    the model that rewrites are tried on in synthesis
+#   SERVED    the models that are defended in the evaluation
+#   JUDGE     GPT-4o                                           (the paper's)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+REASONER=${REASONER:-"openai:OpenGVLab/InternVL2_5-38B@http://localhost:8000/v1"}
+TARGET=${TARGET:-"openai:Qwen/Qwen2-VL-7B-Instruct@http://localhost:8001/v1"}
+SERVED=${SERVED:-"openai:llava-hf/llava-1.5-7b-hf@http://localhost:8002/v1 $TARGET"}
+JUDGE=${JUDGE:-"openai:gpt-4o"}
+SOURCES=${SOURCES:-sources}        # VLGuard, SPA-VL and VLSBench, as their authors publish them
+BENCHMARKS=${BENCHMARKS:-benchmarks-data}
+DATA=runs/synthesis
+RUN=runs/qwen2-vl-7b-full
+
+# 1. About ten thousand verified records, a tenth of them harmless, from the paper's three sources.
+vlmguard synth run \
+  --source "vlguard:$SOURCES/vlguard/train.json" \
+  --source "spa-vl:$SOURCES/spa-vl" \
+  --source "vlsbench:$SOURCES/vlsbench/data.json" \
+  --reasoner "$REASONER" --target "$TARGET" \
+  --benign-share 0.099 --concurrency 64 --out "$DATA"
+
+# 2. Nothing that is tested on may have been trained on.
+vlmguard data check "$DATA"
+vlmguard data decontaminate "$DATA" --against "$BENCHMARKS"
+
+# 3. The rewriter.
+resume=()
+if [[ -e $RUN/recipe.yaml ]]; then resume=(--resume); fi
+accelerate launch --config_file recipes/accelerate/zero3.yaml \
+  -m vlmguard.cli.main train recipes/qwen2-vl-7b-full.yaml --out "$RUN" "${resume[@]}"
+
+# 4. Each target with and without the guard, on the paper's benchmarks.
+for served in $SERVED; do
+  vlmguard eval siuo,mm-safetybench,vlguard,figstep \
+    --target "$served" --defence none,guard --rewriter "hf:$RUN/adapter" --judge "$JUDGE"
+done
