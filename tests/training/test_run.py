@@ -217,6 +217,20 @@ def test_the_reason_first_layout_is_judged_by_its_own_reasons(
     assert metadata.figures["validation after its own reasons"]["over_refusal"] == 1.0
 
 
+def test_the_language_part_of_a_model_that_sees_goes_to_gguf(
+    folder: Folders, tmp_path: Path
+) -> None:
+    """llama.cpp keeps the vision tower in a file of its own; the adapter has its layer names."""
+    import gguf
+
+    data = common.write(tmp_path, common.picture_records(tmp_path))
+    changes = {"optimizer.max_steps": 1, "export.gguf": True}
+    out = go(folder("idefics3"), data, tmp_path / "out", changes)
+    names = {tensor.name for tensor in gguf.GGUFReader(out / "adapter.gguf").tensors}
+    assert len(names) == 2 * 7 * 2  # layers, projections, factors
+    assert {"blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} <= names
+
+
 def test_full_tuning_leaves_a_checkpoint_that_the_engine_loads(
     folder: Folders, data: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,8 @@ _ROTATED_PAIRS = {"llama", "mistral"}
 _PLAIN = {"qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
+_IN_VLM = re.compile(r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?layers\.")
+"""Where vision-language models keep the layers of their language model."""
 
 Array = np.ndarray
 
@@ -76,7 +78,8 @@ def convert_adapter(folder: Path, file: Path, config: Any) -> None:
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     factors = _factors(load_file(folder / "adapter_model.safetensors"))
     for (module, which), factor in factors.items():
-        known = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
+        plain = _IN_VLM.sub("model.layers.", module)
+        known = names.get_name(f"{plain}.weight", try_suffixes=(".weight",))
         if known is None:
             raise ConfigError(f"export.gguf: llama.cpp has no tensor for {module}")
         pairs = which == "B" and kind in _ROTATED_PAIRS
