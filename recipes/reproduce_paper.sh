@@ -1,20 +1,17 @@
 #!/usr/bin/env bash
-# The paper's experiment from beginning to end: synthesis, training, evaluation.
+# The paper's rewriter: synthesis and training. The evaluation is not part of this project yet.
+# Nobody has run this script to its end: it needs what the next lines say.
 #
-# It needs three servers that speak OpenAI's API (vLLM, for instance), the sources and benchmarks
+# It needs two servers that speak OpenAI's API (vLLM, for instance), the sources and benchmarks
 # below, and eight GPUs with 80 GB for the training. Every step goes on where it was stopped.
 #
 #   REASONER  InternVL2.5-38B: analyses, rewrites, grades      (the paper's)
 #   TARGET    the model that rewrites are tried on in synthesis
-#   SERVED    the models that are defended in the evaluation
-#   JUDGE     GPT-4o                                           (the paper's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 REASONER=${REASONER:-"openai:OpenGVLab/InternVL2_5-38B@http://localhost:8000/v1"}
 TARGET=${TARGET:-"openai:Qwen/Qwen2-VL-7B-Instruct@http://localhost:8001/v1"}
-SERVED=${SERVED:-"openai:llava-hf/llava-1.5-7b-hf@http://localhost:8002/v1 $TARGET"}
-JUDGE=${JUDGE:-"openai:gpt-4o"}
 SOURCES=${SOURCES:-sources}        # VLGuard, SPA-VL and VLSBench, as their authors publish them
 BENCHMARKS=${BENCHMARKS:-benchmarks-data}
 DATA=runs/synthesis
@@ -37,9 +34,3 @@ resume=()
 if [[ -e $RUN/recipe.yaml ]]; then resume=(--resume); fi
 accelerate launch --config_file recipes/accelerate/zero3.yaml \
   -m vlmguard.cli.main train recipes/qwen2-vl-7b-full.yaml --out "$RUN" "${resume[@]}"
-
-# 4. Each target with and without the guard, on the paper's benchmarks.
-for served in $SERVED; do
-  vlmguard eval siuo,mm-safetybench,vlguard,figstep \
-    --target "$served" --defence none,guard --rewriter "hf:$RUN/adapter" --judge "$JUDGE"
-done
