@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[local,hf,synth,ray,train]' --group dev
+		--editable '.[local,hf,synth,ray,train,eval,serve,litellm,ui]' --group dev
 	touch $@
 
 # The smallest installation that runs the demo: no torch.

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server that puts a defence before any target."""
