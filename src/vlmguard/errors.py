@@ -19,6 +19,7 @@
     │ └ StageParseError      a stage of the synthesis pipeline got no usable answer
     ├ StoreError             a synthesis store cannot be read or written
     ├ RunStopped             a synthesis run gave up, since too much of it failed
+    ├ AuditError             an audit log cannot be read or written
     └ DataError              a line of a data file is wrong
 
 Messages are written for the person who reads them: what is wrong, with which
@@ -140,6 +141,10 @@ class StoreError(VLMGuardError):
 
 class RunStopped(VLMGuardError):
     """A synthesis run gave up, since too much of it failed. What was done is stored."""
+
+
+class AuditError(VLMGuardError):
+    """An audit log cannot be used: missing, another version's, damaged, or the disk is full."""
 
 
 class DataError(VLMGuardError):
