@@ -249,6 +249,7 @@ class Rewrite:
         evidence: one entry an image, where the rewriter could not see.
         timings_ms: step → milliseconds.
         usage: tokens that the rewriter spent.
+        calls: times that the rewriter's model was asked; 0 for a remembered decision.
         rewriter, policy: who decided, by which rules.
         failure: why the guard could not decide, when the policy lets such requests through
             (``on_failure: open``); ``None`` otherwise.
@@ -264,6 +265,7 @@ class Rewrite:
     evidence: tuple[ImageEvidence, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     usage: Usage = Usage()
+    calls: int = 0
     rewriter: str = ""
     policy: str = ""
     failure: str | None = None
@@ -298,11 +300,17 @@ class Rewrite:
 class Trace:
     """How a reply came about.
 
+    What the target would have cost alone stands apart from what the defence added: the first in
+    ``usage`` and the step ``"target"``, the second in ``calls``, ``defence_usage`` and every other
+    step.
+
     Attributes:
         rewrites: one entry a user turn, oldest first (empty for defences that do not rewrite).
-        sent: the conversation that the target received; ``None`` when it was not asked.
+        sent: the conversation whose answer this is; ``None`` when the target was not asked.
         timings_ms: step → milliseconds, over the whole request.
-        usage: tokens of the target's call.
+        usage: tokens of the one call that the target would have had without the defence.
+        calls: calls of models that the defence added: rewriters, judges, scorers, more answers.
+        defence_usage: tokens of those calls.
         target: the target's spec.
         notes: what a reader should know, e.g. that a blind target got text evidence.
     """
@@ -311,6 +319,8 @@ class Trace:
     sent: Chat | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     usage: Usage = Usage()
+    calls: int = 0
+    defence_usage: Usage = Usage()
     target: str = ""
     notes: tuple[str, ...] = ()
 

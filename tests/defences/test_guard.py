@@ -21,8 +21,8 @@ from vlmguard.errors import (
     VLMGuardError,
 )
 from vlmguard.images import load_image
-from vlmguard.rewriting import Policy
-from vlmguard.types import Chat, Image, Message, Rewrite, RiskReport
+from vlmguard.rewriting import Policy, PromptedRewriter
+from vlmguard.types import Chat, Image, Message, Rewrite, RiskReport, Usage
 
 SEES = frozenset({Capability.VISION})
 
@@ -298,3 +298,18 @@ async def test_the_stable_json_has_its_names() -> None:
     assert told["report"] == {"textual": "t", "visual": "v", "multimodal": "m"}
     assert told["timings_ms"] == {"verdict": 1.235}
     assert told["evidence"] == {"images": []}
+
+
+async def test_what_the_guard_costs_stands_beside_what_the_target_costs() -> None:
+    """Calls and tokens of the decision are counted; a remembered one is free."""
+    rewriter = PromptedRewriter(
+        ScriptedEngine(['{"verdict": "safe"}'], spec="judge"), name="the rewriter"
+    )
+    target = ScriptedEngine(["one", "one two"])
+    guard = Guard(rewriter)
+    first = (await guard.respond(Chat.of("hello"), target)).trace
+    again = (await guard.respond(Chat.of("hello"), target)).trace
+    assert (first.calls, again.calls) == (1, 0)
+    assert first.defence_usage.completion_tokens == 2
+    assert again.defence_usage == Usage()
+    assert [trace.usage.completion_tokens for trace in (first, again)] == [1, 2]

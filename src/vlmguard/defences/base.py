@@ -9,7 +9,7 @@ from typing import Protocol
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.perception import DescribedEngine, Perceiver
-from vlmguard.types import Chat, Completion, Reply, Rewrite, Trace
+from vlmguard.types import Chat, Completion, Reply, Rewrite, Trace, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +21,18 @@ class Prepared:
         refusal: the answer to give instead of asking the target.
         rewrites: one entry a user turn, oldest first.
         timings_ms: step → milliseconds.
+        calls: calls of models that it took.
+        usage: tokens of those calls.
+        notes: what a reader of the trace should know.
     """
 
     chat: Chat
     refusal: str | None = None
     rewrites: tuple[Rewrite, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    calls: int = 0
+    usage: Usage = field(default_factory=Usage)
+    notes: tuple[str, ...] = ()
 
 
 class Defence(Protocol):
@@ -66,13 +72,21 @@ async def answer(
     prepared: Prepared, target: Engine, sampling: Sampling, *, perceiver: Perceiver | None = None
 ) -> Reply:
     """Ask the target what a defence prepared, or refuse as it says, and write the trace."""
-    trace = Trace(rewrites=prepared.rewrites, timings_ms=prepared.timings_ms, target=target.spec)
+    trace = Trace(
+        rewrites=prepared.rewrites,
+        timings_ms=prepared.timings_ms,
+        calls=prepared.calls,
+        defence_usage=prepared.usage,
+        target=target.spec,
+        notes=prepared.notes,
+    )
     if prepared.refusal is not None:
         refused = Completion(text=prepared.refusal, finish_reason="stop", model="vlmguard")
         return Reply(completion=refused, trace=trace)
-    notes: tuple[str, ...] = ()
+    notes = prepared.notes
     if prepared.chat.images:
-        target, notes = sighted_target(target, perceiver)
+        target, more = sighted_target(target, perceiver)
+        notes += more
     start = time.perf_counter()
     completion = await target.generate(prepared.chat, sampling)
     timings = {**prepared.timings_ms, "target": (time.perf_counter() - start) * 1000}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from vlmguard.defences.base import Prepared, answer
 from vlmguard.engines import Engine, Sampling
@@ -33,6 +34,21 @@ WITHHELD = "(This earlier message was withheld by the safety policy.)"
 """Stands for an earlier turn that the policy refused; its pictures are left out as well."""
 
 
+class DecisionStore(Protocol):
+    """Where decisions are kept beyond a guard's own memory, e.g. for several processes.
+
+    A failure of its own is a miss, never an exception.
+    """
+
+    async def get(self, key: str) -> Rewrite | None:
+        """The decision of that key, if there is one."""
+        ...
+
+    async def put(self, key: str, rewrite: Rewrite) -> None:
+        """Keep a decision."""
+        ...
+
+
 class Guard:
     """Reviews every user turn of a conversation and rewrites the risky ones.
 
@@ -46,6 +62,7 @@ class Guard:
         perceiver: reads pictures for rewriters and targets that cannot see; by default one with
             all detectors, loaded when first needed.
         cache_size: decisions to remember.
+        store: asked for a decision that is not remembered, before it is made; and told of it.
 
     Raises:
         ConfigError: the spec or the policy is wrong.
@@ -60,6 +77,7 @@ class Guard:
         policy: Policy | str | Path = "balanced",
         perceiver: Perceiver | None = None,
         cache_size: int = 1024,
+        store: DecisionStore | None = None,
     ) -> None:
         self._perceiver = perceiver or Perceiver()
         if rewriter is None or isinstance(rewriter, str):
@@ -67,6 +85,7 @@ class Guard:
         self._rewriter = rewriter
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._memo: Memo[str, Rewrite] = Memo(cache_size)
+        self._store = store
 
     @property
     def policy(self) -> Policy:
@@ -144,6 +163,8 @@ class Guard:
             refusal=refusal,
             rewrites=tuple(rewrites),
             timings_ms={"guard": (time.perf_counter() - start) * 1000},
+            calls=sum(rewrite.calls for rewrite in rewrites),
+            usage=sum((rewrite.usage for rewrite in rewrites), Usage()),
         )
 
     async def respond(self, chat: Chat, target: Engine, sampling: Sampling | None = None) -> Reply:
@@ -177,13 +198,25 @@ class Guard:
         known = self._memo.peek(key)
         if known is not None:
             elapsed = (time.perf_counter() - start) * 1000
-            return replace(known, timings_ms={"cache": elapsed}, usage=Usage())
+            return replace(known, timings_ms={"cache": elapsed}, usage=Usage(), calls=0)
         try:
-            return await self._memo.get(key, lambda: self._judge(chat))
+            return await self._memo.get(key, lambda: self._stored_or_judged(key, chat))
         except _FAILURES as error:
             if self._policy.on_failure == "closed":
                 raise
             return self._passed_unguarded(chat.messages[-1].text, error)
+
+    async def _stored_or_judged(self, key: str, chat: Chat) -> Rewrite:
+        if self._store is None:
+            return await self._judge(chat)
+        start = time.perf_counter()
+        stored = await self._store.get(key)
+        if stored is not None:
+            elapsed = (time.perf_counter() - start) * 1000
+            return replace(stored, timings_ms={"store": elapsed}, usage=Usage())
+        rewrite = await self._judge(chat)
+        await self._store.put(key, rewrite)
+        return rewrite
 
     async def _judge(self, chat: Chat) -> Rewrite:
         limit = self._policy.timeout_s

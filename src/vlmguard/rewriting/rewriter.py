@@ -81,6 +81,7 @@ class _Run:
 
     timings_ms: dict[str, float] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    calls: int = 0
 
     def spent(self, step: str, since: float) -> None:
         elapsed = (time.perf_counter() - since) * 1000
@@ -335,6 +336,7 @@ class PromptedRewriter:
 
     async def _call(self, step: str, chat: Chat, sampling: Sampling, run: _Run) -> Completion:
         start = time.perf_counter()
+        run.calls += 1
         try:
             completion = await self._engine.generate(chat, sampling)
         finally:
@@ -371,6 +373,7 @@ class PromptedRewriter:
             evidence=evidence,
             timings_ms=run.timings_ms,
             usage=run.usage,
+            calls=run.calls,
             rewriter=self._name,
             policy=policy.name,
         )
