@@ -88,6 +88,25 @@ def test_the_rarer_verdict_is_repeated_when_asked(folder: Folders, tmp_path: Pat
     assert data.facts.records["train"] == 8
 
 
+def test_variants_are_trained_on_for_their_verdict(folder: Folders, tmp_path: Path) -> None:
+    """Each training record comes with more surfaces, counted apart, without reasons or rewrite."""
+    file = common.write(tmp_path, common.text_records())
+    plain, varied, again = (
+        load(folder("llama"), DataRecipe(paths=(file,), variants=count)) for count in (0, 3, 3)
+    )
+    assert varied.train == again.train
+    assert varied.train[: len(plain.train)] == plain.train
+    added = varied.train[len(plain.train) :]
+    assert varied.facts.variants == len(added) == 3 * len(plain.train)
+    assert varied.facts.records == plain.facts.records
+    assert (varied.validation, varied.test) == (plain.validation, plain.test)
+    for example in added:
+        assert len(example.completion.ids) == example.completion.verdict + 1
+        *others, decides = example.completion.weights
+        assert (set(others) <= {0.0}, decides > 0) == (True, True)
+        assert example.length == len(example.prompt_ids) + len(example.completion.ids)
+
+
 def test_a_split_needs_both_verdicts(folder: Folders, tmp_path: Path) -> None:
     """Without harmless validation records nothing could be calibrated."""
     records = [r for r in common.text_records() if r.split == "train" or r.verdict == "risky"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 
 from tests.training import common
@@ -92,6 +93,23 @@ def test_gradient_checkpointing_changes_nothing_but_memory(folder: Folders, tmp_
         after.append([w for w in trainer.model.parameters() if w.requires_grad])
     for one, other in zip(*after, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["llama", "llava", "idefics3", "qwen2_vl"])
+def test_the_last_layers_alone_can_be_adapted(folder: Folders, model: str) -> None:
+    """Blocks before them stay free of an adapter; more blocks than there are is an error."""
+    recipe = common.recipe(folder(model), Path("x"), Path("y"), {"lora.last_layers": 1})
+    base = load_base(recipe).model
+    count = base.config.get_text_config().num_hidden_layers
+    tuned = get_peft_model(base, lora(recipe, base))
+    names = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert len(names) == 7 * 2
+    assert all(f"layers.{count - 1}." in name and "vision" not in name for name in names)
+    deeper = recipe.model_copy(
+        update={"lora": recipe.lora.model_copy(update={"last_layers": count + 1})}
+    )
+    with pytest.raises(ConfigError, match=f"last_layers: {count + 1} is more than the {count} of"):
+        lora(deeper, base)
 
 
 def test_layers_that_are_not_there_are_named(folder: Folders) -> None:

@@ -82,12 +82,14 @@ class DataFacts(_Model):
         sources: names of the data sets, and how many records of each were read.
         sha256: over ids and contents of all records, in order.
         records: split → number of records used.
+        variants: other surfaces of training records, trained on for their verdict alone.
         dropped: why → number of records left out.
     """
 
     sources: dict[str, int]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     records: dict[str, int]
+    variants: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)
 
 

@@ -77,7 +77,8 @@ def lora(recipe: Recipe, model: Any) -> LoraConfig:
             f"lora.targets: the language model of {recipe.model} has no layers named "
             f"{', '.join(sorted(missing))}"
         )
-    pattern = f"{re.escape(inside)}.*\\.({'|'.join(map(re.escape, wanted.targets))})"
+    layers = "|".join(map(re.escape, wanted.targets))
+    pattern = f"{re.escape(inside)}{_blocks(recipe, model)}.*\\.({layers})"
     return LoraConfig(
         r=wanted.r,
         lora_alpha=wanted.alpha,
@@ -85,6 +86,17 @@ def lora(recipe: Recipe, model: Any) -> LoraConfig:
         target_modules=pattern,
         task_type="CAUSAL_LM",
     )
+
+
+def _blocks(recipe: Recipe, model: Any) -> str:
+    """A pattern for the blocks of the language model that get an adapter; empty for all."""
+    last = recipe.lora.last_layers
+    if last is None:
+        return ""
+    count = model.config.get_text_config().num_hidden_layers
+    if last > count:
+        raise ConfigError(f"lora.last_layers: {last} is more than the {count} of {recipe.model}")
+    return rf"\.layers\.({'|'.join(map(str, range(count - last, count)))})\."
 
 
 def computes_in_bf16(recipe: Recipe) -> bool:

@@ -26,6 +26,8 @@ def model_card(metadata: AdapterMetadata) -> str:
     thresholds = ", ".join(f"{name} {value:.3f}" for name, value in metadata.thresholds.items())
     sources = ", ".join(f"{name} ({count})" for name, count in metadata.data.sources.items())
     records = ", ".join(f"{count} {split}" for split, count in metadata.data.records.items())
+    if metadata.data.variants:
+        records += f"; {metadata.data.variants} other surfaces of training records, for the verdict"
     versions = ", ".join(f"{name} {value}" for name, value in metadata.versions.items())
     recipe = yaml.safe_dump(metadata.recipe, sort_keys=False, allow_unicode=True)
     eyes = "sees the pictures" if metadata.base.sighted else "reads evidence about the pictures"

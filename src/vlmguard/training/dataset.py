@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmguard.data import TrainingRecord, scan
 from vlmguard.data.records import Split
+from vlmguard.data.surface import vary
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.rewriting.metadata import DataFacts
 from vlmguard.training.examples import Example
@@ -76,7 +77,7 @@ class TrainingData:
     """Examples of each split.
 
     Attributes:
-        train: after balancing, so that some may stand twice.
+        train: with variants, and after balancing, so that some may stand twice.
         validation, test: as they are.
         left_out: what was dropped.
         facts: for the adapter's metadata.
@@ -152,6 +153,7 @@ def make_examples(
     """
     left_out = list(records.left_out)
     splits: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
+    variants: list[Example] = []
     for located in records.located:
         made = to_example(located)
         if isinstance(made, Example) and made.length > recipe.max_length:
@@ -160,15 +162,18 @@ def make_examples(
             left_out.append(_left_out(located.record, made))
         else:
             splits[located.record.split].append(made)
+            if located.record.split == "train":
+                variants += _variants(located, recipe, to_example, seed)
     _check_lengths(recipe, left_out)
     _check_verdicts(recipe, splits)
     facts = DataFacts(
         sources=records.sources,
         sha256=records.sha256,
         records={split: len(examples) for split, examples in splits.items()},
+        variants=len(variants),
         dropped=dict(Counter(entry.reason for entry in left_out)),
     )
-    train = splits["train"]
+    train = [*splits["train"], *variants]
     if recipe.balance == "oversample":
         train = _oversampled(train, seed)
     return TrainingData(
@@ -178,6 +183,21 @@ def make_examples(
         left_out=tuple(left_out),
         facts=facts,
     )
+
+
+def _variants(
+    located: Located,
+    recipe: DataRecipe,
+    to_example: Callable[[Located], Example | Unusable],
+    seed: int,
+) -> Iterator[Example]:
+    """Other surfaces of a record, trained on for their verdict; those that are too long are not."""
+    # A text seeds by its hash, so a record has the same variants whatever stands beside it.
+    chance = random.Random(f"{seed} {located.record.id}")  # noqa: S311  (not for secrets)
+    for _ in range(recipe.variants):
+        made = to_example(replace(located, record=vary(located.record, chance)))
+        if isinstance(made, Example) and made.length <= recipe.max_length:
+            yield made.of_verdict()
 
 
 def _left_out(record: TrainingRecord, why: Unusable) -> LeftOut:

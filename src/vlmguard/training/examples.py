@@ -36,6 +36,12 @@ class Completion:
     weights: tuple[float, ...]
     verdict: int
 
+    def of_verdict(self) -> Completion:
+        """Cut after the verdict, and trained on it alone."""
+        stop = self.verdict + 1
+        weights = (*[0.0] * self.verdict, self.weights[self.verdict])
+        return Completion(ids=self.ids[:stop], weights=weights, verdict=self.verdict)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -65,6 +71,12 @@ class Example:
     def risky(self) -> bool:
         """The verdict."""
         return self.assessment.verdict == "risky"
+
+    def of_verdict(self) -> Example:
+        """The same, trained for its verdict alone."""
+        completion = self.completion.of_verdict()
+        length = self.length - len(self.completion.ids) + len(completion.ids)
+        return replace(self, completion=completion, length=length)
 
     def chat(self, begun: str | None = None) -> Chat:
         """What serving sends, with the pictures.

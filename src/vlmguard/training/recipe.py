@@ -30,6 +30,8 @@ class DataRecipe(_Section):
         too_long: what to do about longer records; they are listed either way, never cut.
         balance: ``none`` takes the data as it is; ``oversample`` repeats the rarer verdict until
             both are equally frequent.
+        variants: so many more surfaces of each training record (see `vlmguard.data.surface`),
+            trained on for their verdict alone.
         limit: at most so many records of each split, for trials.
         detectors: for blind models and records with pictures but no evidence: which to run.
         workers: processes that read and scale pictures ahead of the model.
@@ -39,6 +41,7 @@ class DataRecipe(_Section):
     max_length: Count = 2048
     too_long: Literal["drop", "fail"] = "drop"
     balance: Literal["none", "oversample"] = "none"
+    variants: Annotated[int, Field(ge=0)] = 0
     limit: Count | None = None
     detectors: tuple[str, ...] | None = None
     workers: Annotated[int, Field(ge=0)] = 0
@@ -52,6 +55,8 @@ class LoraRecipe(_Section):
         alpha: scale; the adapter is applied times alpha/r.
         dropout: on its input.
         targets: names of the linear layers of the language model that get one.
+        last_layers: only in so many blocks of it, the last ones. Training is faster, since nothing
+            is carried back through the blocks before them.
     """
 
     r: Count = 16
@@ -66,6 +71,7 @@ class LoraRecipe(_Section):
         "up_proj",
         "down_proj",
     )
+    last_layers: Count | None = None
 
 
 class LossRecipe(_Section):
