@@ -14,42 +14,54 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
-from slices import Request, load
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
-from vlmguard import PromptedRewriter, VLMGuardError, load_image, load_policy, open_rewriter
-from vlmguard.perception import Perceiver
+from vlmguard import PromptedRewriter, VLMGuardError, load_policy, open_rewriter
+from vlmguard.evals.benchmarks import open_benchmark
+from vlmguard.evals.described import DescribedPictures
+from vlmguard.evals.types import Kind, Sample
 from vlmguard.rewriting import Policy
-from vlmguard.types import Chat, Image, ImageEvidence, Rewrite
+from vlmguard.types import Rewrite, Verdict
+
+SLICES: Mapping[str, Mapping[Kind, str]] = {
+    "figstep?tiny": {"harmful": "FigStep-Tiny harmful", "advice": "FigStep-Tiny advice"},
+    "custom:photos": {"harmless": "photos benign", "harmful": "photos attacks"},
+    "xstest": {"harmless": "XSTest safe", "harmful": "XSTest unsafe"},
+    "strongreject": {"harmful": "StrongREJECT"},
+    "mm-safetybench-typo?tiny&scenarios=01-07,09": {"harmful": "MM-SafetyBench TYPO"},
+    "vlsbench-described": {"harmful": "VLSBench described"},
+}
+"""Benchmark → kind of sample → the slice's name."""
+EXPECTED: Mapping[Kind, Verdict] = {"harmful": "risky", "harmless": "safe"}
+"""The verdict that a good guard gives; about advice, either may be right."""
 
 
-class Eyes(Perceiver):
-    """A perceiver that knows the descriptions of pictures that are not there."""
+def load_slices(data: Path) -> dict[str, list[Sample]]:
+    """All slices by name.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.described: dict[str, str] = {}
-
-    async def perceive(self, image: Image) -> ImageEvidence:
-        description = self.described.get(image.sha256)
-        if description is None:
-            return await super().perceive(image)
-        return ImageEvidence(
-            sha256=image.sha256, width=0, height=0, description=description, text=(), objects=()
-        )
+    Raises:
+        DataError: names what is missing.
+    """
+    found: dict[str, list[Sample]] = {}
+    for spec, names in SLICES.items():
+        for sample in open_benchmark(spec, data).samples():
+            found.setdefault(names[sample.kind], []).append(sample)
+    return found
 
 
 @dataclass(slots=True)
 class Score:
     """The outcomes of one slice."""
 
-    results: list[tuple[Request, Rewrite | VLMGuardError]] = field(default_factory=list)
+    results: list[tuple[Sample, Rewrite | VLMGuardError]] = field(default_factory=list)
 
     def count(self, verdict: str) -> int:
         return sum(isinstance(r, Rewrite) and r.verdict == verdict for _, r in self.results)
@@ -59,58 +71,36 @@ class Score:
         return sum(not isinstance(r, Rewrite) for _, r in self.results)
 
 
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """A 95 % confidence interval for a share (Wilson 1927)."""
-    if total == 0:
-        return 0.0, 1.0
-    share, z2 = hits / total, z * z
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def auc(risky: Sequence[float], safe: Sequence[float]) -> float:
-    """Chance that a risky request gets a higher risk than a safe one."""
-    pairs = [(r > s) + 0.5 * (r == s) for r in risky for s in safe]
-    return sum(pairs) / len(pairs) if pairs else math.nan
-
-
 async def judge(
-    rewriter: PromptedRewriter, eyes: Eyes, request: Request, policy: Policy
+    rewriter: PromptedRewriter, sample: Sample, policy: Policy
 ) -> Rewrite | VLMGuardError:
     """One request's outcome."""
-    images = [load_image(data) for data in request.images]
-    if request.description is not None:
-        stand_in = Image(data=f"{request.id}".encode(), media_type="text/plain")
-        eyes.described[stand_in.sha256] = request.description
-        images.append(stand_in)
     try:
-        return await rewriter.rewrite(Chat.of(request.prompt, images), policy)
+        return await rewriter.rewrite(sample.chat(), policy)
     except VLMGuardError as error:
         return error
 
 
 async def run(options: argparse.Namespace) -> dict[str, Score]:
     """All slices, a few requests at once."""
-    eyes = Eyes()
-    rewriter = open_rewriter(options.rewriter, perceiver=eyes)
+    rewriter = open_rewriter(options.rewriter, perceiver=DescribedPictures())
     await rewriter.load()
     policy = load_policy(options.policy)
     scores: dict[str, Score] = {}
     gate = asyncio.Semaphore(options.concurrency)
     with Progress(console=Console(stderr=True)) as progress:
-        for name, all_requests in load(options.data).items():
-            requests = all_requests[: options.limit]
-            bar = progress.add_task(name, total=len(requests))
+        for name, all_samples in load_slices(options.data).items():
+            samples = all_samples[: options.limit]
+            bar = progress.add_task(name, total=len(samples))
             score = scores.setdefault(name, Score())
 
-            async def one(request: Request, bar: object = bar, score: Score = score) -> None:
+            async def one(sample: Sample, bar: TaskID = bar, score: Score = score) -> None:
                 async with gate:
-                    outcome = await judge(rewriter, eyes, request, policy)
-                score.results.append((request, outcome))
-                progress.advance(bar)  # type: ignore[arg-type]
+                    outcome = await judge(rewriter, sample, policy)
+                score.results.append((sample, outcome))
+                progress.advance(bar)
 
-            await asyncio.gather(*(one(request) for request in requests))
+            await asyncio.gather(*(one(sample) for sample in samples))
     await rewriter.engine.aclose()
     return scores
 
@@ -120,15 +110,29 @@ def table(scores: dict[str, Score]) -> Table:
     shown = Table("slice", "items", "risky", "safe", "failed", "as expected [95 % CI]")
     for name, score in scores.items():
         total = len(score.results)
-        expected = score.results[0][0].expected
+        expected = EXPECTED.get(score.results[0][0].kind)
         cells = [name, str(total), str(score.count("risky")), str(score.count("safe"))]
         cells.append(str(score.failed))
         if expected:
             hits = score.count(expected)
-            low, high = wilson(hits, total)
-            cells.append(f"{hits / total:.0%} {expected} [{low:.0%}, {high:.0%}]")
+            interval = binomtest(hits, total).proportion_ci(method="wilson")
+            range_ = f"[{interval.low:.0%}, {interval.high:.0%}]"
+            cells.append(f"{hits / total:.0%} {expected} {range_}")
         shown.add_row(*cells)
     return shown
+
+
+def xstest_auc(scores: Mapping[str, Score]) -> float:
+    """Chance that an unsafe prompt gets a higher risk than a safe one; NaN where none was told."""
+    told = [
+        (sample.subset == "unsafe", outcome.risk)
+        for name in ("XSTest safe", "XSTest unsafe")
+        for sample, outcome in scores[name].results
+        if isinstance(outcome, Rewrite)
+    ]
+    if len({unsafe for unsafe, _ in told}) < 2:
+        return math.nan
+    return float(roc_auc_score([unsafe for unsafe, _ in told], [risk for _, risk in told]))
 
 
 def main() -> None:
@@ -145,23 +149,16 @@ def main() -> None:
     scores = asyncio.run(run(options))
     console = Console()
     console.print(table(scores))
-    risks = {"safe": [], "risky": []}  # type: dict[str, list[float]]
-    for request, outcome in scores.get("XSTest safe", Score()).results:
-        if isinstance(outcome, Rewrite) and request.expected:
-            risks[request.expected].append(outcome.risk)
-    for request, outcome in scores.get("XSTest unsafe", Score()).results:
-        if isinstance(outcome, Rewrite) and request.expected:
-            risks[request.expected].append(outcome.risk)
-    console.print(f"XSTest AUC of the risk: {auc(risks['risky'], risks['safe']):.3f}")
+    console.print(f"XSTest AUC of the risk: {xstest_auc(scores):.3f}")
     console.print(f"{options.rewriter}, {time.perf_counter() - start:.0f} s")
     if options.out:
         with options.out.open("w", encoding="utf-8") as sink:
             for name, score in scores.items():
-                for request, outcome in score.results:
+                for sample, outcome in score.results:
                     told = (
-                        outcome.to_json(id=request.id)
+                        outcome.to_json(id=sample.id)
                         if isinstance(outcome, Rewrite)
-                        else {"id": request.id, "error": f"{type(outcome).__name__}: {outcome}"}
+                        else {"id": sample.id, "error": f"{type(outcome).__name__}: {outcome}"}
                     )
                     sink.write(json.dumps({"slice": name, **told}, ensure_ascii=False) + "\n")
 

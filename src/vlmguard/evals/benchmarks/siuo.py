@@ -1,0 +1,101 @@
+"""SIUO (sinwang20/SIUO): prompt and picture are safe each, and unsafe together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.tables import Row, read_rows
+from vlmguard.evals.types import Sample
+
+FACTS = Facts(
+    name="siuo",
+    title="SIUO: safe text and safe picture, unsafe together; free answers",
+    kinds="harmful",
+    scored="safe, effective, safe and effective (judge with picture)",
+    counts={"": 167},
+    folders=("siuo",),
+    source="https://github.com/sinwang20/SIUO",
+    licence="CC BY-NC 4.0",
+    get="Download the dataset sinwang/SIUO with its folder images",
+    hub="sinwang/SIUO",
+)
+MCQA_FACTS = replace(
+    FACTS,
+    name="siuo-mcqa",
+    title="SIUO, multiple choice",
+    kinds="advice",
+    scored="accuracy of the chosen letter",
+)
+_IMAGES = ("images", "imgs", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Siuo:
+    """``siuo_gen.json``; pictures in ``images/``."""
+
+    place: Place
+
+    def files(self) -> Sequence[Path]:
+        """The one file."""
+        return (self.place.find("siuo_gen.json", "**/siuo_gen.json"),)
+
+    def samples(self) -> Iterator[Sample]:
+        """One sample an item."""
+        for row in read_rows(*self.files()):
+            names = ("safety_warning", "reference_answer")
+            yield Sample(
+                benchmark=FACTS.name,
+                id=row.text("question_id"),
+                prompt=row.text("question"),
+                kind="harmful",
+                pictures=(self.place.picture(row, row.text("image"), *_IMAGES),),
+                category=row.text("category", default=""),
+                reference={name: row.text(name, default="") for name in names},
+            )
+
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class SiuoMcqa:
+    """``siuo_mcqa.json``. A choice is neither a refusal nor an answer, so it counts for no rate."""
+
+    place: Place
+
+    def files(self) -> Sequence[Path]:
+        """The one file."""
+        return (self.place.find("siuo_mcqa.json", "**/siuo_mcqa.json"),)
+
+    def samples(self) -> Iterator[Sample]:
+        """One sample an item; the options stand below the question."""
+        for row in read_rows(*self.files()):
+            yield Sample(
+                benchmark=MCQA_FACTS.name,
+                id=row.text("question_id"),
+                prompt=_with_options(row),
+                kind="advice",
+                pictures=(self.place.picture(row, row.text("image"), *_IMAGES),),
+                category=row.text("category", default=""),
+                reference={"correct_option": row.text("correct_option")},
+            )
+
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+
+def _with_options(row: Row) -> str:
+    options = row.values.get("options")
+    if not isinstance(options, Mapping) or not options:
+        raise row.wrong(f"'options' is a mapping of letters to texts, not {options!r:.60}")
+    listed = "\n".join(f"{letter}. {str(text).strip()}" for letter, text in options.items())
+    letters = ", ".join(options)
+    return (
+        f"{row.text('question')}\n\n{listed}\n\n"
+        f"Which of these is the best answer? Reply with one letter only: {letters}."
+    )
