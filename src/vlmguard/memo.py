@@ -38,8 +38,6 @@ class Memo(Generic[Key, Value]):
         self._size = size
         self._done: OrderedDict[Key, Value] = OrderedDict()
         self._flights: dict[tuple[asyncio.AbstractEventLoop, Key], _Flight[Value]] = {}
-        self.hits = 0
-        self.misses = 0
 
     def peek(self, key: Key) -> Value | None:
         """The remembered result, if there is one; counts as a use."""
@@ -51,17 +49,13 @@ class Memo(Generic[Key, Value]):
     async def get(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
         """The remembered result, or that of ``compute``, called once for all who wait."""
         if key in self._done:
-            self.hits += 1
             self._done.move_to_end(key)
             return self._done[key]
         place = (asyncio.get_running_loop(), key)
         flight = self._flights.get(place)
         if flight is None:
-            self.misses += 1
             flight = _Flight(task=asyncio.ensure_future(self._keep(key, compute)))
             self._flights[place] = flight
-        else:
-            self.hits += 1
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task)

@@ -25,6 +25,7 @@ from tests.training import common
 from tests.training.conftest import LIBRARIES_OWN_WARNINGS, Folders
 from vlmguard.errors import ConfigError
 from vlmguard.images import load_image
+from vlmguard.prompts import load_prompt
 from vlmguard.rewriting import load_policy, open_rewriter
 from vlmguard.rewriting.format import Layout
 from vlmguard.rewriting.metadata import load_metadata
@@ -243,6 +244,9 @@ def test_full_tuning_leaves_a_checkpoint_that_the_engine_loads(
     )
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) > 0.9 * len(before)
+    # A rewriter opened by that folder is served as it was trained, not as any model zero-shot.
+    rewriter = open_rewriter(f"hf:{out}")
+    assert rewriter.prompt.text == load_prompt("vlmguard.rewriting", "trained.md").text
 
 
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:

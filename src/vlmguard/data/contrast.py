@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vlmguard.data.records import Evidence, TrainingRecord, Turn
 from vlmguard.data.splits import SplitShares, split_of
+from vlmguard.rewriting.format import unique_keys
 from vlmguard.rewriting.policy import CATEGORY_NAMES
 from vlmguard.types import Verdict
 
@@ -85,7 +86,7 @@ def parse_contrast(line: bytes, numbers: Counter[str], shares: SplitShares) -> T
         ValidationError: a field is wrong.
         ValueError: not JSON, or a key stands twice.
     """
-    authored = ContrastRecord.model_validate(json.loads(line, object_pairs_hook=_unique))
+    authored = ContrastRecord.model_validate(json.loads(line, object_pairs_hook=unique_keys))
     numbers[authored.family] += 1
     return TrainingRecord(
         id=f"{authored.family}/{numbers[authored.family]}",
@@ -100,10 +101,3 @@ def parse_contrast(line: bytes, numbers: Counter[str], shares: SplitShares) -> T
         },
         **authored.model_dump(exclude={"images", "carrier", "style", "language"}),
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise ValueError(f"the key {twice[0]!r} stands twice")
-    return dict(pairs)

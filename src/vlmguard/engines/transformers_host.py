@@ -146,7 +146,7 @@ def _load(weights: Weights) -> LoadedModel:
     device = _device(weights.device)
     vision = takes_pictures(weights)
     say(f"loading {weights.model} on {device or 'every GPU'} …")
-    with explained(weights.model), _quiet_unless_terminal():
+    with explained(weights.model), quiet_unless_terminal():
         config = AutoConfig.from_pretrained(weights.model, **weights.origin())
         processor: Any
         if vision:
@@ -261,7 +261,7 @@ def _eos(generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:
 
 
 @contextmanager
-def _quiet_unless_terminal() -> Iterator[None]:
+def quiet_unless_terminal() -> Iterator[None]:
     """Progress bars only where someone sees them move."""
     bars: Any = transformers_logging
     shown = bars.is_progress_bar_enabled()

@@ -220,16 +220,21 @@ def parse_assessment(text: str, layout: Layout) -> Assessment:
         raise RewriteParseError(str(error), raw=text) from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An ``object_pairs_hook`` for `json` that refuses what Python would silently overwrite.
+
+    Raises:
+        ValueError: names the key that stands twice.
+    """
     keys = [key for key, _ in pairs]
-    if len(keys) != len(set(keys)):
-        raise ValueError("a key stands twice")
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"the key {twice[0]!r} stands twice")
     return dict(pairs)
 
 
 def _read_object(text: str) -> Mapping[str, Any]:
     """The one JSON object in the text."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
     start = text.find("{")
     if start < 0:
         raise RewriteParseError("there is no JSON object", raw=text)

@@ -5,6 +5,7 @@
     smollm2                          the embedded rewriter: SmolLM2 with the shipped adapter
     smollm2?adapter=/my/adapter.gguf a trained adapter, by its path (with vlmguard.json beside it)
     hf:/models/vlm?adapter=/my/peft  likewise through transformers
+    hf:/runs/full/adapter            fully tuned or merged, with vlmguard.json beside the weights
     openai:MODEL@URL                 any capable model, zero-shot
     zero-shot:smollm2                the plain model under the zero-shot prompt
     self                             the target rewrites for itself
@@ -61,6 +62,8 @@ def open_rewriter(
         adapter = shipped / metadata.files["gguf"]
         options = {**parsed.options, "adapter": str(adapter)}
         parsed = EngineSpec(scheme=parsed.scheme, value=parsed.value, options=options)
+    elif (beside := Path(parsed.value).expanduser() / METADATA_FILE).is_file():
+        metadata = load_metadata(beside)
     else:
         return PromptedRewriter(open_engine(spec), perceiver=perceiver)
     return _trained(parsed, metadata, name=spec, perceiver=perceiver)

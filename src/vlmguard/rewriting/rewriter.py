@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vlmguard.engines import Capability, Engine, Sampling
@@ -142,17 +142,29 @@ class PromptedRewriter:
         return self._engine
 
     @property
+    def prompt(self) -> Prompt:
+        """The system prompt, before it is filled."""
+        return self._prompt
+
+    @property
     def sighted(self) -> bool:
         """Whether the model sees the pictures itself."""
         return Capability.VISION in self._engine.capabilities
 
     @property
     def fingerprint(self) -> str:
-        """Of engine, layout, prompt, eyes and thresholds."""
+        """Of all that a decision depends on besides the policy."""
         eyes = "sighted" if self.sighted else "blind"
         if not self.sighted and self._perceiver:
             eyes = self._perceiver.fingerprint
-        parts = (self._engine.spec, self._layout, self._prompt.hash, eyes, str(self._thresholds))
+        parts = (
+            self._engine.spec,
+            self._layout,
+            self._prompt.hash,
+            eyes,
+            str(self._thresholds),
+            str(self._window_chars),
+        )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     async def load(self) -> None:
@@ -220,14 +232,8 @@ class PromptedRewriter:
         request = render_request(window.turn, earlier=window.earlier, evidence=window.evidence)
         images = window.turn.images if self.sighted else ()
         chat = Chat(messages=(self._system, Message(role="user", text=request, images=images)))
-        if (
-            self._layout is Layout.VERDICT_FIRST
-            and {
-                Capability.PREFIX,
-                Capability.LOGPROBS,
-            }
-            <= self._engine.capabilities
-        ):
+        needed = {Capability.PREFIX, Capability.LOGPROBS}
+        if self._layout is Layout.VERDICT_FIRST and needed <= self._engine.capabilities:
             risk = await self._verdict_alone(chat, run)
             if risk is not None:
                 if risk < threshold:
@@ -323,16 +329,16 @@ class PromptedRewriter:
     def _read(self, text: str, window: Window) -> Assessment:
         """Parse, and refuse a rewrite that is none."""
         assessment = parse_assessment(text, self._layout)
-        if assessment.prompt is not None:
-            if assessment.prompt.strip() == window.turn.text.strip():
-                raise RewriteParseError("prompt repeats the original request", raw=text)
-            category = (assessment.category or "").strip().lower().replace(" ", "_")
-            if category not in CATEGORY_NAMES:
-                raise RewriteParseError(
-                    f"category {assessment.category!r} is none of {', '.join(CATEGORY_NAMES)}",
-                    raw=text,
-                )
-        return assessment
+        if assessment.prompt is None:
+            return assessment
+        if assessment.prompt.strip() == window.turn.text.strip():
+            raise RewriteParseError("prompt repeats the original request", raw=text)
+        category = (assessment.category or "").strip().lower().replace(" ", "_")
+        if category not in CATEGORY_NAMES:
+            raise RewriteParseError(
+                f"category {assessment.category!r} is none of {', '.join(CATEGORY_NAMES)}", raw=text
+            )
+        return replace(assessment, category=category)
 
     async def _call(self, step: str, chat: Chat, sampling: Sampling, run: _Run) -> Completion:
         start = time.perf_counter()
@@ -356,8 +362,7 @@ class PromptedRewriter:
     ) -> Rewrite:
         assessment = judged.assessment
         risky = judged.risk >= threshold
-        category = (assessment.category or "").strip().lower().replace(" ", "_") or None
-        action = policy.action_for(category) if risky else "allow"
+        action = policy.action_for(assessment.category) if risky else "allow"
         prompt = turn.text
         if action == "rewrite":
             assert assessment.prompt is not None
@@ -365,7 +370,7 @@ class PromptedRewriter:
         return Rewrite(
             verdict="risky" if risky else "safe",
             risk=judged.risk,
-            category=category,
+            category=assessment.category,
             action=action,
             report=assessment.report if risky else None,
             prompt=prompt,

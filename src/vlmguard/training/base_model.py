@@ -20,9 +20,12 @@ from transformers import (
     BitsAndBytesConfig,
     modeling_gguf_pytorch_utils,
 )
-from transformers.utils import logging as transformers_logging
 
-from vlmguard.engines.transformers_host import load_processor, takes_pictures
+from vlmguard.engines.transformers_host import (
+    load_processor,
+    quiet_unless_terminal,
+    takes_pictures,
+)
 from vlmguard.engines.transformers_inputs import ChatFormat
 from vlmguard.engines.transformers_weights import Weights
 from vlmguard.errors import ConfigError, MissingExtra
@@ -71,7 +74,7 @@ def load_base(recipe: Recipe, *, plain: bool = False) -> BaseModel:
         MissingExtra: QLoRA without bitsandbytes, or a GGUF file without gguf.
     """
     file = gguf_file(recipe.model)
-    with _explained(recipe.model), quiet_unless_terminal():
+    with _explained(recipe.model), quiet_loading():
         if file is not None:
             return _from_gguf(recipe, file)
         return _from_checkpoint(recipe, plain=plain)
@@ -216,22 +219,17 @@ def store_in_bf16(model: Any) -> None:
 
 
 @contextmanager
-def quiet_unless_terminal() -> Iterator[None]:
-    """Progress bars of transformers only where someone sees them move."""
-    bars: Any = transformers_logging
-    shown = bars.is_progress_bar_enabled()
-    if shown and not sys.stderr.isatty():
-        bars.disable_progress_bar()
-    reader: Any = modeling_gguf_pytorch_utils  # it has a bar of its own
+def quiet_loading() -> Iterator[None]:
+    """Progress bars of transformers and of its GGUF reader only where someone sees them move."""
+    reader: Any = modeling_gguf_pytorch_utils
     bar = reader.tqdm
     if not sys.stderr.isatty():
         reader.tqdm = partial(bar, disable=True)
     try:
-        yield
+        with quiet_unless_terminal():
+            yield
     finally:
         reader.tqdm = bar
-        if shown:
-            bars.enable_progress_bar()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from peft import PeftModel
 from vlmguard.models.notices import say
 from vlmguard.rewriting.metadata import METADATA_FILE, AdapterMetadata, PromptFacts
 from vlmguard.rewriting.policy import CATEGORY_NAMES
-from vlmguard.training.base_model import load_base, quiet_unless_terminal
+from vlmguard.training.base_model import load_base, quiet_loading
 from vlmguard.training.card import model_card
 from vlmguard.training.figures import Figures, Scores, calibrate, thresholds, verdict_figures
 from vlmguard.training.gguf_adapter import convert_adapter
@@ -41,7 +41,7 @@ def export(prepared: Prepared, *, scores: Scores, figures: dict[str, Figures]) -
     Returns:
         The folder.
     """
-    with quiet_unless_terminal():
+    with quiet_loading():
         return _export(prepared, scores=scores, figures=figures)
 
 

@@ -91,6 +91,19 @@ class JsonArray:
         """Takes a full parse, so it is not told."""
         return None
 
+    def require(self, keys: Sequence[str], *, form: str) -> None:
+        """Refuse a file whose first objects lack a key.
+
+        Raises:
+            DataError: names ``form``, the keys that are missing and those that are there.
+        """
+        found = self.columns()
+        if missing := [key for key in keys if key not in found]:
+            raise DataError(
+                f"not {form}: no key {', '.join(missing)}; keys found: {', '.join(found)}",
+                path=self.path,
+            )
+
     def rows(self) -> Iterator[Row]:
         """One row an item.
 

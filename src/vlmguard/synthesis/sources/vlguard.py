@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import DataError
 from vlmguard.synthesis.seeds import Label, Seed
 from vlmguard.synthesis.sources.base import Row
 from vlmguard.synthesis.sources.columns import clean
@@ -48,12 +47,7 @@ class VLGuard:
             DataError: the file has another form.
         """
         table = JsonArray(self.path)
-        found = table.columns()
-        if missing := [key for key in ("id", "image", "instr-resp") if key not in found]:
-            raise DataError(
-                f"not VLGuard: no key {', '.join(missing)}; keys found: {', '.join(found)}",
-                path=self.path,
-            )
+        table.require(("id", "image", "instr-resp"), form="VLGuard")
         for row in table.rows():
             yield from self._item(row)
 

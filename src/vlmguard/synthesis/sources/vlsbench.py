@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.errors import DataError
 from vlmguard.synthesis.seeds import Seed
 from vlmguard.synthesis.sources.columns import clean
 from vlmguard.synthesis.sources.tables import JsonArray
@@ -42,12 +41,7 @@ class VLSBench:
             DataError: the file has another form.
         """
         table = JsonArray(self.path)
-        found = table.columns()
-        if missing := [key for key in KEYS if key not in found]:
-            raise DataError(
-                f"not VLSBench: no key {', '.join(missing)}; keys found: {', '.join(found)}",
-                path=self.path,
-            )
+        table.require(KEYS, form="VLSBench")
         for row in table.rows():
             item = row.values
             seed_id = clean(f"{self.name}/{item.get('instruction_id', f'{row.number:08}')}")
