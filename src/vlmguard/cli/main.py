@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from vlmguard.cli import ask, data, demo, models, policy, rewrite, synth, train
+from vlmguard.cli import ask, data, demo, models, policy, rewrite, serve, synth, train
 from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command()(rewrite.rewrite)
 app.command()(ask.ask)
 app.command()(demo.demo)
+app.command()(serve.serve)
 app.add_typer(policy.app, name="policy")
 app.add_typer(synth.app, name="synth")
 app.add_typer(data.app, name="data")

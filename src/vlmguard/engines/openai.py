@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -245,6 +246,36 @@ def open_openai(spec: EngineSpec) -> OpenAIEngine:
         stream_usage=options.get("stream_usage", True),
         spec=str(spec),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What an ``openai:`` spec says about a server.
+
+    Attributes:
+        model: the name that the server knows.
+        url: base URL, usually ending in ``/v1``.
+        key: for its ``Authorization`` header, from the environment; ``None`` where there is none.
+    """
+
+    model: str
+    url: str
+    key: str | None = field(repr=False)
+
+
+def server_of(spec: EngineSpec, *, key_env: str | None = None) -> Server:
+    """The server that a spec names, for callers that speak HTTP themselves.
+
+    Args:
+        spec: ``openai:MODEL@URL``; its options are not read, but for ``key_env``.
+        key_env: environment variable with the key, before the spec's own.
+
+    Raises:
+        ConfigError: a malformed spec, or a key variable that is not set.
+    """
+    model, url = _model_and_url(spec)
+    endpoint_url(url)
+    return Server(model=model, url=url, key=_key(spec, key_env or spec.options.get("key_env")))
 
 
 def _model_and_url(spec: EngineSpec) -> tuple[str, str]:

@@ -1,0 +1,234 @@
+"""All parts of a running gateway, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from vlmguard.defences import Guard, NoDefence
+from vlmguard.engines import Engine, open_engine
+from vlmguard.errors import ConfigError, VLMGuardError
+from vlmguard.gateway.audit import AuditLog, open_audit
+from vlmguard.gateway.breaker import Breaker
+from vlmguard.gateway.cache import DecisionCache
+from vlmguard.gateway.calls import Call
+from vlmguard.gateway.errors import ApiError, guard_failed
+from vlmguard.gateway.guarding import CarefulRewriter, PreparingDefence
+from vlmguard.gateway.inprocess import InProcess
+from vlmguard.gateway.keys import KeyStore
+from vlmguard.gateway.ledger import Ledger
+from vlmguard.gateway.limits import RateLimits
+from vlmguard.gateway.metrics import Metrics
+from vlmguard.gateway.pictures import Pictures
+from vlmguard.gateway.policies import Policies
+from vlmguard.gateway.redis_link import RedisLink
+from vlmguard.gateway.settings import Mode, Settings
+from vlmguard.gateway.tracing import Tracing, open_tracing
+from vlmguard.gateway.upstream import Upstream, is_upstream
+from vlmguard.images.fetch import Fetcher, FetchLimits
+from vlmguard.perception import Perceiver
+from vlmguard.rewriting import Policy, Rewriter, open_rewriter
+
+_log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """The parts that handlers use.
+
+    Args:
+        settings: how it runs.
+        rewriter: in place of the one that the settings name.
+        engine: in place of an in-process target.
+        fetcher: in place of the one that fetches remote pictures.
+
+    Raises:
+        ConfigError: a setting, spec, policy or file is wrong.
+        MissingExtra: a dependency is not installed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rewriter: Rewriter | None = None,
+        engine: Engine | None = None,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.tracing: Tracing = open_tracing()
+        self.redis = RedisLink(settings.redis) if settings.redis else None
+        self.keys = KeyStore(settings.keys) if settings.keys else None
+        self.limits = RateLimits(self.redis)
+        self.perceiver = _perceiver(settings.detectors)
+        self.target: Upstream | InProcess
+        if engine is None and is_upstream(settings.target):
+            self.target = Upstream(settings)
+        else:
+            self.target = InProcess(engine or open_engine(settings.target), self.perceiver)
+        self.pictures = Pictures(fetcher or _fetcher(settings))
+        self._rewriter = rewriter
+        self._breaker = Breaker()
+        self._store = DecisionCache(self.redis, size=0, on_lookup=self.metrics.lookup)
+        self.policies: Policies[PreparingDefence] = Policies(self._defence)
+        self.policies.get(settings.policy)
+        if settings.shadow_policy is not None:
+            self.policies.get(settings.shadow_policy)
+        self.ledger = Ledger(self._audit(), self.metrics)
+        self._running: list[asyncio.Task[None]] = []
+        self._loading = True
+
+    async def open(self) -> None:
+        """Open what belongs to an event loop, load models, and look for changed policies."""
+        if isinstance(self.target, Upstream):
+            await self.target.open()
+        self._running = [
+            asyncio.create_task(self.policies.watch()),
+            asyncio.create_task(self._load()),
+        ]
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and let go of everything."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.ledger.aclose()
+        if isinstance(self.target, Upstream):
+            await self.target.aclose()
+        else:
+            await self.target.engine.aclose()
+        if self.redis is not None:
+            await self.redis.aclose()
+        await asyncio.to_thread(self.tracing.close)
+
+    async def _load(self) -> None:
+        """Load models now, so that the first request need not wait for them."""
+        try:
+            if self._rewriter is not None:
+                await self._rewriter.load()
+            if isinstance(self.target, InProcess):
+                await self.target.engine.load()
+        except VLMGuardError as error:
+            _log.error("a model cannot be loaded: %s", error)  # told in full
+        self._loading = False
+
+    def mode_for(self, call: Call) -> Mode:
+        """The key's mode, or the gateway's."""
+        return (call.key.mode if call.key else None) or self.settings.mode
+
+    def defence_for(self, call: Call) -> PreparingDefence:
+        """The guard with the key's policy, or the gateway's.
+
+        Raises:
+            ApiError: the key's policy cannot be loaded: the guard fails closed.
+        """
+        source = (call.key.policy if call.key else None) or self.settings.policy
+        try:
+            return self.policies.get(source)
+        except ConfigError as error:
+            _log.error("the policy of key %s: %s", call.key and call.key.id, error)
+            raise guard_failed(error) from error
+
+    async def admit(self, call: Call) -> None:
+        """Check the key and count the request.
+
+        Raises:
+            ApiError: no valid key (401), or too many requests (429).
+        """
+        if self.keys is None:
+            return
+        call.key = self.keys.check(call.bearer) if call.bearer else None
+        if call.key is None:
+            self.metrics.refused("key")
+            raise ApiError(
+                401,
+                "No valid key: send one of the gateway's as `Authorization: Bearer KEY`",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+        per_minute = call.key.requests_per_minute or self.settings.requests_per_minute
+        wait = await self.limits.admit(call.key.id, per_minute)
+        if wait is not None:
+            self.metrics.refused("rate")
+            seconds = max(1, int(wait + 0.999))
+            raise ApiError(
+                429,
+                f"This key may send {per_minute:g} requests a minute; try again in {seconds} s",
+                code="rate_limit_exceeded",
+                headers={"retry-after": str(seconds)},
+            )
+
+    def body_limit(self, call: Call) -> int:
+        """Bytes of a body that this key may send."""
+        return (call.key.max_body_bytes if call.key else None) or self.settings.max_body_bytes
+
+    async def ready(self) -> dict[str, str]:
+        """Part → what is wrong with it; empty when requests can be answered."""
+        wrong: dict[str, str] = {}
+        if self._loading:
+            wrong["models"] = "are being loaded"
+        if isinstance(self.target, Upstream) and not await self.target.ready():
+            wrong["target"] = "cannot be reached"
+        if self._breaker.state == "open":
+            wrong["rewriter"] = "has failed repeatedly"
+        self.metrics.breaker("rewriter", self._breaker.state)
+        if isinstance(self.target, Upstream):
+            self.metrics.breaker("target", self.target.breaker.state)
+        return wrong
+
+    def _defence(self, policy: Policy) -> PreparingDefence:
+        name = self.settings.defence
+        if name == "none":
+            return NoDefence(self.perceiver)
+        if name != "guard":
+            return _other_defence(name)
+        if self._rewriter is None:
+            self._rewriter = self._open_rewriter()
+        return Guard(
+            self._rewriter,
+            policy=policy,
+            perceiver=self.perceiver,
+            cache_size=self.settings.cache_size,
+            store=self._store,
+        )
+
+    def _open_rewriter(self) -> Rewriter:
+        engine: Engine | None = None
+        if self.settings.rewriter == "self":
+            engine = (
+                self.target.engine
+                if isinstance(self.target, InProcess)
+                else open_engine(self.settings.target)
+            )
+        opened = open_rewriter(self.settings.rewriter, target=engine, perceiver=self.perceiver)
+        return CarefulRewriter(opened, self._breaker)
+
+    def _audit(self) -> AuditLog | None:
+        if self.settings.audit is None:
+            return None
+        return open_audit(
+            self.settings.audit,
+            keep_content=self.settings.audit_content,
+            retention_days=self.settings.audit_days,
+            on_full=self.settings.audit_full,
+            on_lost=self.metrics.audit_lost,
+        )
+
+
+def _perceiver(names: str | None) -> Perceiver:
+    if names is None:
+        return Perceiver()
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    return Perceiver([] if wanted == ["none"] else wanted)
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    if not settings.remote_images:
+        return None
+    return Fetcher(
+        FetchLimits(domains=settings.image_domains, allow_private=settings.private_images)
+    )
+
+
+def _other_defence(name: str) -> PreparingDefence:
+    raise ConfigError(f"unknown defence {name!r}; known: guard, none")

@@ -1,0 +1,346 @@
+"""The handlers of requests: guarded ones, passed ones, and the decision alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+
+from vlmguard.errors import VLMGuardError
+from vlmguard.gateway.apis import Api
+from vlmguard.gateway.calls import EVENTS, Call
+from vlmguard.gateway.chat_completions import read_chat
+from vlmguard.gateway.drafts import (
+    Conversation,
+    Draft,
+    Json,
+    Picture,
+    Turn,
+    kind_of,
+    read_url,
+)
+from vlmguard.gateway.errors import ApiError, as_api_error, bad_field
+from vlmguard.gateway.gateway import Gateway
+from vlmguard.gateway.guarding import Decision, decide
+from vlmguard.gateway.inprocess import InProcess, one_chat
+from vlmguard.gateway.ledger import Entry, decision_headers, failure_of, report_of
+from vlmguard.gateway.render import Heading
+from vlmguard.gateway.streaming import relay, report_comment, with_report
+from vlmguard.gateway.upstream import Upstream
+from vlmguard.types import Chat, Image, Usage
+
+_GONE = 499  # nginx's status for a client that hung up
+_MOST_WAITING = 512
+"""Shadow decisions under way at once; more are left out, and the audit log says so."""
+
+
+class Guarded:
+    """Answers one of the guarded endpoints.
+
+    Args:
+        gateway: its parts.
+        api: the endpoint.
+    """
+
+    def __init__(self, gateway: Gateway, api: Api) -> None:
+        self._gateway = gateway
+        self._api = api
+        self._path = api.path.removeprefix("/v1")
+
+    async def __call__(self, call: Call) -> None:
+        """Answer a request.
+
+        Raises:
+            ApiError: what the client is to be told.
+            ClientGone: it hung up.
+        """
+        gateway = self._gateway
+        await gateway.admit(call)
+        limit = gateway.body_limit(call)
+        raw, body = await call.json(limit, gateway.settings.body_timeout_s)
+        entry = Entry(call=call, mode=gateway.mode_for(call), streamed=body.get("stream") is True)
+        try:
+            with call.watched():
+                if entry.mode == "enforce":
+                    await self._enforce(entry, raw, body)
+                else:
+                    await self._observe(entry, raw, body)
+        except VLMGuardError as error:
+            told = as_api_error(error)
+            entry.failure = entry.failure or failure_of(told)
+            gateway.metrics.refused(told.code)
+            if told.code != "audit_failed":
+                await gateway.ledger.note(entry, told.status)
+            raise told from error
+        except asyncio.CancelledError:
+            entry.failure = entry.failure or "the client hung up"
+            gateway.ledger.later(gateway.ledger.note(entry, _GONE))
+            raise
+
+    async def _enforce(self, entry: Entry, raw: bytes, body: Json) -> None:
+        """Decide, then carry the decision out."""
+        gateway, call = self._gateway, entry.call
+        draft = self._api.read(body, gateway.settings.allow_uninspected)
+        self._name_model(draft)
+        entry.model = draft.model or gateway.target.model
+        defence = gateway.defence_for(call)
+        with gateway.tracing.step("guard"):
+            decision = await decide(draft, defence, gateway.pictures)
+        entry.decision = decision
+        call.told += decision_headers(decision)
+        if gateway.settings.shadow_policy is not None:
+            entry.shadow = self._shadow(raw, gateway.settings.shadow_policy)
+        report = report_of(decision, call) if self._wants_report(call) else None
+        if decision.refusal is not None:
+            await self._refuse(entry, draft, decision.refusal, report)
+        elif isinstance(gateway.target, Upstream):
+            await self._forward(entry, gateway.target, orjson.dumps(draft.body), report)
+        else:
+            await gateway.ledger.note(entry, 200)
+            await self._generate(call, gateway.target, draft, list(decision.chats), report)
+
+    async def _observe(self, entry: Entry, raw: bytes, body: Json) -> None:
+        """Pass the request on as it is; in shadow mode, decide beside it."""
+        gateway, call = self._gateway, entry.call
+        call.told.append((b"x-vlmguard-mode", entry.mode.encode()))
+        model = body.get("model")
+        entry.model = model if isinstance(model, str) else gateway.target.model
+        if entry.mode == "shadow":
+            source = (call.key.policy if call.key else None) or gateway.settings.policy
+            entry.shadow = self._shadow(raw, source)
+        if isinstance(gateway.target, Upstream):
+            if self._must_name(body):
+                body["model"] = self._target_model(body)
+                raw = orjson.dumps(body)
+            await self._forward(entry, gateway.target, raw, None)
+            return
+        draft = self._api.read(body, gateway.settings.allow_uninspected)
+        images = await gateway.pictures.load(draft.pictures, most=16)
+        chats = [conversation.chat(images) for conversation in draft.conversations]
+        await gateway.ledger.note(entry, 200)
+        await self._generate(call, gateway.target, draft, chats, None)
+
+    async def _forward(
+        self, entry: Entry, target: Upstream, data: bytes, report: dict[str, Any] | None
+    ) -> None:
+        gateway, call = self._gateway, entry.call
+        start = time.perf_counter()
+        with gateway.tracing.step("target"):
+            gateway.tracing.carry(call.trace)
+            query: bytes = call.scope["query_string"]
+            response = await target.send(call, self._path, data, query=query)
+        gateway.metrics.step("upstream_first_byte", time.perf_counter() - start)
+        try:
+            await gateway.ledger.note(entry, response.status)
+            await relay(call, response, broken=self._api.broken, report=report)
+        finally:
+            response.close()  # a response that was read has given its connection back already
+
+    async def _refuse(
+        self, entry: Entry, draft: Draft, text: str, report: dict[str, Any] | None
+    ) -> None:
+        """The policy's answer in place of the target's."""
+        call = entry.call
+        await self._gateway.ledger.note(entry, 200)
+        renderer = self._api.render(self._heading(call, draft))
+        if not draft.stream:
+            data = renderer.whole(text, "stop", Usage())
+            await call.answer(200, data if report is None else with_report(data, report))
+            return
+        last = b"" if report is None else report_comment(report)
+        await call.start(200, [(b"content-type", EVENTS)])
+        events = renderer.opening() + renderer.piece(text) + renderer.closing("stop", Usage())
+        await call.end(events + last)
+
+    async def _generate(
+        self,
+        call: Call,
+        target: InProcess,
+        draft: Draft,
+        chats: list[Chat],
+        report: dict[str, Any] | None,
+    ) -> None:
+        renderer = self._api.render(self._heading(call, draft))
+        await target.answer(call, draft, one_chat(chats), renderer, report=report)
+
+    def _shadow(self, raw: bytes, source: str) -> asyncio.Task[Decision]:
+        """A decision on a copy of the body, beside the request."""
+        gateway = self._gateway
+
+        async def judge() -> Decision:
+            if gateway.ledger.waiting > _MOST_WAITING:
+                raise ApiError(503, "too many shadow decisions at once", code="shadow_skipped")
+            draft = self._api.read(orjson.loads(raw), gateway.settings.allow_uninspected)
+            return await decide(draft, gateway.policies.get(source), gateway.pictures)
+
+        return asyncio.ensure_future(judge())
+
+    def _heading(self, call: Call, draft: Draft) -> Heading:
+        options = draft.body.get("stream_options")
+        return Heading(
+            id=call.id,
+            created=int(call.came.timestamp()),
+            model=draft.model or self._gateway.target.model,
+            usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
+        )
+
+    def _wants_report(self, call: Call) -> bool:
+        asked = call.headers.get(b"x-vlmguard-report", b"").lower()
+        return asked == b"true" or (self._gateway.settings.report and asked != b"false")
+
+    def _name_model(self, draft: Draft) -> None:
+        """The model's name as the target knows it, where the client's is not that."""
+        if isinstance(self._gateway.target, Upstream) and self._must_name(draft.body):
+            draft.body["model"] = self._target_model(draft.body)
+
+    def _must_name(self, body: Json) -> bool:
+        settings, model = self._gateway.settings, body.get("model")
+        return settings.force_model or not model or str(model) in settings.model_names
+
+    def _target_model(self, body: Json) -> str:
+        settings, own = self._gateway.settings, self._gateway.target.model
+        if settings.force_model:
+            return own
+        return settings.model_names.get(str(body.get("model")), own)
+
+
+class Passed:
+    """Passes a route on without a guard: models, embeddings, and what the operator lists.
+
+    Args:
+        gateway: its parts.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, call: Call) -> None:
+        """Answer a request.
+
+        Raises:
+            ApiError: what the client is to be told.
+            ClientGone: it hung up.
+        """
+        gateway = self._gateway
+        await gateway.admit(call)
+        path = str(call.scope["path"])
+        if any(part in {"", ".", ".."} for part in path.split("/")[1:]):
+            raise not_found(call)
+        if not isinstance(gateway.target, Upstream):
+            await self._local(call, gateway.target)
+            return
+        body = await call.body(gateway.body_limit(call), gateway.settings.body_timeout_s)
+        with call.watched():
+            query: bytes = call.scope["query_string"]
+            response = await gateway.target.send(
+                call, path.removeprefix("/v1"), body or None, query=query
+            )
+            try:
+                await relay(call, response, broken=_no_event)
+            finally:
+                response.close()
+
+    async def _local(self, call: Call, target: InProcess) -> None:
+        path = str(call.scope["path"])
+        if path == "/v1/models":
+            await call.answer(200, orjson.dumps(target.models()))
+        elif path == f"/v1/models/{target.model}":
+            await call.answer(200, orjson.dumps(target.model_entry()))
+        else:
+            raise ApiError(
+                404,
+                f"The embedded target has no {path:.200}",
+                code="not_found",
+                kind="invalid_request_error",
+            )
+
+
+class Reviewed:
+    """``POST /v1/rewrite``: the decision, without asking the target.
+
+    Args:
+        gateway: its parts.
+    """
+
+    path = "/v1/rewrite"
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, call: Call) -> None:
+        """Answer a request.
+
+        Raises:
+            ApiError: what the client is to be told.
+            ClientGone: it hung up.
+        """
+        gateway = self._gateway
+        await gateway.admit(call)
+        _, body = await call.json(gateway.body_limit(call), gateway.settings.body_timeout_s)
+        entry = Entry(call=call, mode="enforce")
+        try:
+            with call.watched():
+                draft = read_review(body)
+                decision = await decide(draft, gateway.defence_for(call), gateway.pictures)
+                entry.decision = decision
+                if decision.rewrite is None:
+                    raise ApiError(
+                        400,
+                        f"The defence {gateway.settings.defence!r} makes no decisions to show",
+                        code="unsupported",
+                    )
+                call.told += decision_headers(decision)
+                await gateway.ledger.note(entry, 200)
+        except VLMGuardError as error:
+            told = as_api_error(error)
+            entry.failure = failure_of(told)
+            if told.code != "audit_failed":
+                await gateway.ledger.note(entry, told.status)
+            raise told from error
+        shown = decision.rewrite.to_json(id=call.id)
+        shown["rewriter"] = shown["rewriter"].partition("@http")[0]
+        await call.answer(200, orjson.dumps(shown))
+
+
+def read_review(body: Json) -> Draft:
+    """A body of ``/v1/rewrite``: ``prompt`` with ``images``, or the ``messages`` of a chat.
+
+    Raises:
+        ApiError: names the field that cannot be used.
+    """
+    if body.get("messages") is not None:
+        if body.get("prompt") is not None or body.get("images") is not None:
+            raise bad_field("messages", "give either messages, or prompt and images")
+        return read_chat({"messages": body["messages"]})
+    prompt, images = body.get("prompt", ""), body.get("images", [])
+    if not isinstance(prompt, str):
+        raise bad_field("prompt", f"must be a string, not {kind_of(prompt)}")
+    if not isinstance(images, list):
+        raise bad_field("images", f"must be an array of URLs, not {kind_of(images)}")
+    pictures = []
+    for at, url in enumerate(images):
+        place = f"images[{at}]"
+
+        def put(new: str, _image: Image, at: int = at) -> None:
+            images[at] = new
+
+        pictures.append(Picture(url=read_url(url, place), where=place, put=put))
+    turn = Turn(role="user", text=prompt, holder=body, key="prompt", pictures=pictures)
+    return Draft(body=body, model=None, stream=False, conversations=[Conversation(turns=[turn])])
+
+
+def not_found(call: Call) -> ApiError:
+    """A route that is not passed on."""
+    path = str(call.scope["path"])
+    return ApiError(
+        404,
+        f"{call.method} {path:.200} is not served here: only what the guard can review is passed "
+        "on. The operator can add routes with --allow-route",
+        code="route_not_allowed",
+    )
+
+
+def _no_event(_error: ApiError) -> bytes:
+    return b""
