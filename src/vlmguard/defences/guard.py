@@ -213,7 +213,7 @@ class Guard:
         stored = await self._store.get(key)
         if stored is not None:
             elapsed = (time.perf_counter() - start) * 1000
-            return replace(stored, timings_ms={"store": elapsed}, usage=Usage())
+            return replace(stored, timings_ms={"store": elapsed}, usage=Usage(), calls=0)
         rewrite = await self._judge(chat)
         await self._store.put(key, rewrite)
         return rewrite
