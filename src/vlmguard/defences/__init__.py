@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from vlmguard.defences.base import Defence, Prepared, answer, sighted_target
-from vlmguard.defences.guard import Guard
+from vlmguard.defences.guard import DecisionStore, Guard
 from vlmguard.defences.none import NoDefence
+from vlmguard.defences.opening import DEFENCES, open_defence
 
-__all__ = ["Defence", "Guard", "NoDefence", "Prepared", "answer", "sighted_target"]
+__all__ = [
+    "DEFENCES",
+    "DecisionStore",
+    "Defence",
+    "Guard",
+    "NoDefence",
+    "Prepared",
+    "answer",
+    "open_defence",
+    "sighted_target",
+]

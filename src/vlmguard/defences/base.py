@@ -8,8 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.errors import InputError
 from vlmguard.perception import DescribedEngine, Perceiver
 from vlmguard.types import Chat, Completion, Reply, Rewrite, Trace, Usage
+
+REFUSAL = "I am sorry, but I can't help with this request."
+"""The answer of defences that withhold the target's and have no words of their own for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +98,45 @@ async def answer(
         trace, sent=prepared.chat, timings_ms=timings, usage=completion.usage, notes=notes
     )
     return Reply(completion=completion, trace=trace)
+
+
+class InputDefence:
+    """Base of the defences that only change what the target receives.
+
+    Args:
+        perceiver: describes pictures to a target that cannot see.
+    """
+
+    name: str
+
+    def __init__(self, perceiver: Perceiver | None = None) -> None:
+        self._perceiver = perceiver
+
+    async def prepare(self, chat: Chat) -> Prepared:
+        """The conversation as the target is to receive it.
+
+        Raises:
+            InputError: there is no user message.
+        """
+        raise NotImplementedError
+
+    async def respond(self, chat: Chat, target: Engine, sampling: Sampling | None = None) -> Reply:
+        """The target's answer to the prepared conversation.
+
+        Raises:
+            VLMGuardError: bad input, or the target failed.
+        """
+        prepared = await self.prepare(chat)
+        return await answer(prepared, target, sampling or Sampling(), perceiver=self._perceiver)
+
+
+def last_user_turn(chat: Chat) -> int:
+    """Where the user's last message is.
+
+    Raises:
+        InputError: there is none.
+    """
+    for index in range(len(chat.messages) - 1, -1, -1):
+        if chat.messages[index].role == "user":
+            return index
+    raise InputError("the conversation has no user message")
