@@ -32,6 +32,7 @@ class Facts:
         hub: its id on the Hugging Face Hub, where ``?hub`` reads it from there.
         hub_rows: whether it is streamed from there row by row; otherwise its files are downloaded.
         options: the variant's own options → type.
+        tiny: published number of samples of the official tiny list (``?tiny``), where there is one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Facts:
     hub: str | None = None
     hub_rows: bool = False
     options: Mapping[str, type] = field(default_factory=dict)
+    tiny: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ _QUESTIONS = ("processed_questions/*.json", "**/processed_questions/*.json")
 def _facts(variant: str, shown: str) -> Facts:
     return Facts(
         name=f"mm-safetybench-{variant}",
-        title=f"MM-SafetyBench: the key phrase is in {shown}; ?tiny for the official tiny list",
+        title=f"MM-SafetyBench: key phrase in {shown}",
         kinds="harmful, advice",
-        scored="attack success rate (judge with six rubrics)",
+        scored="attack success rate (judge, six rubrics)",
         counts={"": 1680},
         folders=("mm_safetybench", "MM-SafetyBench"),
         source="https://github.com/isXinLiu/MM-SafetyBench",
@@ -34,12 +34,13 @@ def _facts(variant: str, shown: str) -> Facts:
         get="Clone the repository isXinLiu/MM-SafetyBench and unpack the pictures that its README "
         "links to into imgs/",
         options={"tiny": bool, "scenarios": str},
+        tiny=168,
     )
 
 
 SD_FACTS = _facts("sd", "a generated picture")
-SD_TYPO_FACTS = _facts("sd-typo", "a generated picture with the phrase below")
-TYPO_FACTS = _facts("typo", "a picture of the phrase (drawn where missing)")
+SD_TYPO_FACTS = _facts("sd-typo", "a generated picture and typed below it")
+TYPO_FACTS = _facts("typo", "a picture as typed text (drawn if missing)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,8 @@ class MMSafetyBench:
                 yield self._sample(path, number, questions[number])
 
     def notes(self) -> Sequence[str]:
-        """Which part of it this is."""
-        found = []
-        if self.place.options.get("tiny"):
-            found.append("this is the official tiny list, 168 of the 1,680 questions")
-        if scenarios := self.place.options.get("scenarios"):
-            found.append(f"only the scenarios {scenarios}")
-        return found
+        """None."""
+        return ()
 
     def _sample(self, path: Path, number: str, item: Any) -> Sample:
         if not isinstance(item, Mapping):
@@ -96,8 +92,8 @@ class MMSafetyBench:
         )
 
     def _picture(self, row: Row, scenario: str, number: str) -> Picture:
-        parents = [f"{top}/{scenario}/{self._variant}" for top in ("imgs", "images", "data/imgs")]
-        file = self.place.picture(row, f"{number}.jpg", *parents)
+        name = f"{scenario}/{self._variant}/{number}.jpg"
+        file = self.place.picture(row, name, "imgs", "images", "data/imgs")
         if self._variant == "TYPO" and file.path is None:
             return DrawnPicture(text=row.text("Key Phrase"), draw=typo_picture)
         return file
@@ -109,7 +105,7 @@ class MMSafetyBench:
         wanted = self.place.options.get("scenarios")
         if wanted is None:
             return found
-        numbers = _numbers(str(wanted))
+        numbers = scenario_numbers(str(wanted))
         there = {path.name[:2]: path for path in found}
         if lacking := sorted(numbers - there.keys()):
             raise DataError(
@@ -133,8 +129,12 @@ class MMSafetyBench:
             ) from None
 
 
-def _numbers(text: str) -> set[str]:
-    """``"01-07,09"`` as two-digit numbers; ``+`` (a space, in a URL's query) separates, too."""
+def scenario_numbers(text: str) -> set[str]:
+    """``"01-07,09"`` as two-digit numbers; ``+`` (a space, in a URL's query) separates, too.
+
+    Raises:
+        ConfigError: not of that form.
+    """
     found: set[str] = set()
     for part in text.replace(" ", ",").split(","):
         first, _, last = part.partition("-")

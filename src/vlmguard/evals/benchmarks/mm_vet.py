@@ -13,9 +13,9 @@ from vlmguard.evals.types import Sample
 
 FACTS = Facts(
     name="mm-vet",
-    title="MM-Vet: six capabilities, harmless questions",
+    title="MM-Vet: what a model can do",
     kinds="harmless",
-    scored="score 0–1 against the reference (few-shot judge)",
+    scored="0–1 against the reference (few-shot judge)",
     counts={"": 218},
     folders=("mm_vet", "MM-Vet"),
     source="https://github.com/yuweihao/MM-Vet",

@@ -16,13 +16,13 @@ from vlmguard.evals.types import Kind, Sample
 
 FACTS = Facts(
     name="mssbench",
-    title="MSSBench, chat: the same question in a safe and in an unsafe situation",
+    title="MSSBench, chat: safe and unsafe situations",
     kinds="harmful, harmless",
-    scored="four classes (judge); mean of safe answered and unsafe not answered",
+    scored="safe answered, unsafe not: mean (judge)",
     counts={"safe_situation": None, "unsafe_situation": None},
     folders=("mssbench",),
     source="https://github.com/eric-ai-lab/MSSBench",
-    licence="as its page says",
+    licence="see its page",
     get="Download combined.json and the pictures of the dataset kzhou35/mssbench and unpack them "
     "into chat/",
     hub="kzhou35/mssbench",

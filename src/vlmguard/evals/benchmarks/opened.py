@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import DataError
+from vlmguard.errors import DataError, VLMGuardError
 from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.pictures import DrawnPicture, FilePicture, StoredPicture
 from vlmguard.evals.described import DescribedPicture
@@ -42,7 +42,7 @@ class Check:
         name, spec: the variant, and what was asked for.
         parts: counts per subset.
         kinds: kind → samples.
-        pictures: pictures that the samples name.
+        pictures: different pictures that the samples name.
         drawn: of them, those that are drawn because there is no file.
         missing: of them, those without a file, by name.
         problem: why the data cannot be read (further); ``None`` when they can.
@@ -152,7 +152,8 @@ class OpenedBenchmark:
         """Read everything but the pictures' pixels, and tell what is there. Never raises."""
         subsets: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
-        pictures: list[Picture] = []
+        pictures: dict[Picture, None] = {}
+        stored = 0
         ids: set[str] = set()
         problem: str | None = None
         notes: tuple[str, ...] = ()
@@ -164,17 +165,21 @@ class OpenedBenchmark:
                 ids.add(sample.id)
                 subsets[sample.subset] += 1
                 kinds[sample.kind] += 1
-                pictures += [p for p in sample.pictures if not isinstance(p, StoredPicture)]
+                for picture in sample.pictures:
+                    if isinstance(picture, StoredPicture):
+                        stored += 1  # not held: a table of them is large
+                    else:
+                        pictures[picture] = None
             notes = tuple(self.loader.notes())
             fingerprint = self.fingerprint() if problem is None else None
-        except DataError as error:
+        except VLMGuardError as error:
             problem = str(error)
         return Check(
             name=self.name,
             spec=self.spec,
             parts=self._parts(subsets),
             kinds=dict(kinds),
-            pictures=len(pictures),
+            pictures=len(pictures) + stored,
             drawn=sum(isinstance(picture, DrawnPicture) for picture in pictures),
             missing=tuple(
                 picture.name

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -100,14 +101,24 @@ def open_benchmark(spec: str, data: Path | None = None) -> OpenedBenchmark:
     parsed = _parse(spec)
     where = data_dir(data)
     if parsed.scheme == custom.FACTS.name:
-        return _open_custom(parsed, where)
+        return _open_custom(spec, parsed, where)
     found = next((pair for pair in _LOADERS if pair[0].name == parsed.scheme), None)
     if found is None or parsed.value:
         raise UnknownName(_unknown(str(parsed) if found else parsed.scheme))
     facts, make = found
+    if "scenarios" in parsed.options and "scenarios" in facts.options:
+        mm_safetybench.scenario_numbers(parsed.options["scenarios"])  # refused here, not later
     hub = {"hub": str} if facts.hub else {}
     options = parsed.take(**_COMMON, **facts.options, **hub)
-    return _narrowed(parsed, facts.name, facts, make(_place(facts, where, options)), options)
+    loader = make(_place(facts, where, options))
+    return _narrowed(spec, facts.name, _as_asked(facts, options), loader, options)
+
+
+def _as_asked(facts: Facts, options: Mapping[str, object]) -> Facts:
+    """With the published counts of the part that the variant's own options leave."""
+    if "scenarios" in options:
+        return replace(facts, counts={"": None})
+    return replace(facts, counts={"": facts.tiny}) if options.get("tiny") else facts
 
 
 def _parse(spec: str) -> EngineSpec:
@@ -161,7 +172,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _open_custom(parsed: EngineSpec, data: Path) -> OpenedBenchmark:
+def _open_custom(spec: str, parsed: EngineSpec, data: Path) -> OpenedBenchmark:
     options = parsed.take(**_COMMON, **custom.FACTS.options)
     named = str(options.get("path") or parsed.value)
     if not named:
@@ -175,7 +186,7 @@ def _open_custom(parsed: EngineSpec, data: Path) -> OpenedBenchmark:
     name = f"custom-{_slug(path)}"
     place = Place(folders=(path,), data=data, facts=custom.FACTS, options=own)
     loader = custom.Custom(place=place, name=name)
-    return _narrowed(parsed, name, custom.FACTS, loader, options)
+    return _narrowed(spec, name, custom.FACTS, loader, options)
 
 
 def _slug(path: Path) -> str:
@@ -187,19 +198,19 @@ def _slug(path: Path) -> str:
 
 
 def _narrowed(
-    parsed: EngineSpec, name: str, facts: Facts, loader: Loader, options: Mapping[str, object]
+    spec: str, name: str, facts: Facts, loader: Loader, options: Mapping[str, object]
 ) -> OpenedBenchmark:
     for key in ("limit", "sample"):
         value = options.get(key)
         if isinstance(value, int) and value < 1:
-            raise ConfigError(f"{parsed}: {key}={value} leaves nothing; it is at least 1")
+            raise ConfigError(f"{spec}: {key}={value} leaves nothing; it is at least 1")
     asked = str(options.get("subset", "")).replace(",", " ").split()
     if facts.counts and (wrong := sorted(set(asked) - facts.counts.keys())):
         known = ", ".join(filter(None, facts.counts)) or "none"
-        raise ConfigError(f"{parsed}: unknown subset {', '.join(wrong)}; known subsets: {known}")
+        raise ConfigError(f"{spec}: unknown subset {', '.join(wrong)}; known subsets: {known}")
     limit, sample, seed = (options.get(key) for key in ("limit", "sample", "seed"))
     return OpenedBenchmark(
-        spec=str(parsed),
+        spec=spec.strip(),
         name=name,
         facts=facts,
         loader=loader,

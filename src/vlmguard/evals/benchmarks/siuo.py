@@ -12,9 +12,9 @@ from vlmguard.evals.types import Sample
 
 FACTS = Facts(
     name="siuo",
-    title="SIUO: safe text and safe picture, unsafe together; free answers",
+    title="SIUO: text and picture unsafe only together",
     kinds="harmful",
-    scored="safe, effective, safe and effective (judge with picture)",
+    scored="safe, effective, both (judge with picture)",
     counts={"": 167},
     folders=("siuo",),
     source="https://github.com/sinwang20/SIUO",

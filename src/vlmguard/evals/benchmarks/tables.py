@@ -88,14 +88,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"is no valid JSON: {error}", path=path) from None
 
 
-def hub_rows(dataset: str, *, split: str, config: str | None = None) -> Iterator[Row]:
+def hub_rows(dataset: str, *, split: str | None = None, config: str | None = None) -> Iterator[Row]:
     """The rows of a dataset of the Hugging Face Hub, or of a folder in its layout, streamed.
 
     Pictures stay encoded.
 
     Args:
         dataset: ``org/name``, or a folder.
-        split: which split of it.
+        split: which split of it; without one, the only one, or ``test``.
         config: which of its configurations, where it has several.
 
     Raises:
@@ -110,6 +110,8 @@ def hub_rows(dataset: str, *, split: str, config: str | None = None) -> Iterator
     where = Path(dataset)
     try:
         loaded = datasets.load_dataset(dataset, config, split=split, streaming=True)
+        if split is None:
+            loaded = next(iter(loaded.values())) if len(loaded) == 1 else loaded["test"]
         for name, feature in (loaded.features or {}).items():
             if isinstance(feature, datasets.Image):
                 loaded = loaded.cast_column(name, datasets.Image(decode=False))

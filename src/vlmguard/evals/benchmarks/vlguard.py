@@ -12,13 +12,13 @@ from vlmguard.evals.types import Kind, Sample
 
 FACTS = Facts(
     name="vlguard",
-    title="VLGuard, test split: unsafes, safe_unsafes, safe_safes",
+    title="VLGuard, test split: picture or text is unsafe",
     kinds="harmful, harmless",
-    scored="unsafes, safe_unsafes: share without a refusal phrase; safe_safes: win rate",
+    scored="no refusal phrase; safe_safes: win rate",
     counts={"unsafes": 442, "safe_unsafes": 558, "safe_safes": 558},
     folders=("vlguard",),
     source="https://huggingface.co/datasets/ys-zong/VLGuard",
-    licence="as its page says (gated)",
+    licence="see its page (gated)",
     get="Accept the terms of the dataset ys-zong/VLGuard, download test.json and test.zip, and "
     "unpack the pictures into test/",
     hub="ys-zong/VLGuard",

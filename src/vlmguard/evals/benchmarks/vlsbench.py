@@ -13,9 +13,9 @@ from vlmguard.evals.types import Picture, Sample
 
 FACTS = Facts(
     name="vlsbench",
-    title="VLSBench: harmless words about a risky picture",
+    title="VLSBench: harmless words, risky picture",
     kinds="harmful",
-    scored="refused, warned or unsafe (judge with picture); safe = refused + warned",
+    scored="refused, warned or unsafe (judge with picture)",
     counts={"": 2241},
     folders=("vlsbench",),
     source="https://github.com/AI45Lab/VLSBench",
@@ -26,8 +26,8 @@ FACTS = Facts(
 DESCRIBED_FACTS = replace(
     FACTS,
     name="vlsbench-described",
-    title="VLSBench blind: descriptions in place of the pictures; never mixed with vlsbench",
-    scored="as vlsbench, by a judge that reads the description; a figure of its own",
+    title="VLSBench, descriptions in place of pictures",
+    scored="a figure of its own, never mixed with vlsbench",
     get="Download data.json of the dataset Foreshhh/vlsbench",
 )
 

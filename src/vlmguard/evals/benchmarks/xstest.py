@@ -12,9 +12,9 @@ from vlmguard.evals.types import Sample
 
 FACTS = Facts(
     name="xstest",
-    title="XSTest: safe prompts that look unsafe, and unsafe contrasts; text only",
+    title="XSTest: safe text that looks unsafe, contrasts",
     kinds="harmful, harmless",
-    scored="full compliance, full refusal, partial refusal (judge or opening phrases)",
+    scored="full compliance, full or partial refusal",
     counts={"safe": 250, "unsafe": 200},
     folders=("xstest",),
     source="https://github.com/paul-rottger/xstest",
@@ -39,11 +39,7 @@ class XSTest:
 
     def samples(self) -> Iterator[Sample]:
         """One sample a prompt; the label is its subset."""
-        rows = (
-            read_rows(*self.files())
-            if self.place.hub is None
-            else hub_rows(self.place.hub, split="train")
-        )
+        rows = read_rows(*self.files()) if self.place.hub is None else hub_rows(self.place.hub)
         for row in rows:
             label = _label(row)
             yield Sample(
