@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from vlmguard.cli import ask, data, demo, models, policy, rewrite, serve, synth, train
+from vlmguard.cli import ask, bench, data, demo, models, policy, rewrite, serve, synth, train
 from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
 
@@ -33,6 +33,7 @@ app.command()(serve.serve)
 app.add_typer(policy.app, name="policy")
 app.add_typer(synth.app, name="synth")
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command()(train.train)
 app.command()(models.pull)
 app.command()(models.models)
