@@ -15,7 +15,19 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from vlmguard.cli import ask, bench, data, demo, models, policy, rewrite, serve, synth, train
+from vlmguard.cli import (
+    ask,
+    bench,
+    data,
+    defence,
+    demo,
+    models,
+    policy,
+    rewrite,
+    serve,
+    synth,
+    train,
+)
 from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
 
