@@ -29,14 +29,16 @@ from vlmguard.cli.options import (
     read_prompt,
 )
 from vlmguard.cli.show import err, out, rewrite_panel, text_panel
-from vlmguard.defences import Guard, Prepared, sighted_target
+from vlmguard.defences import Defence, Prepared, Preparing, open_defence, sighted_target
 from vlmguard.engines import Engine, Sampling
+from vlmguard.errors import ConfigError
 from vlmguard.images import load_images
 from vlmguard.perception import Perceiver
 from vlmguard.types import Chat, Delta
 
 
 def ask(
+    context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="The user's prompt; - reads standard input.")
     ] = None,
@@ -44,6 +46,13 @@ def ask(
     target: TargetOption = None,
     rewriter: RewriterOption = None,
     policy: PolicyOption = "balanced",
+    defence: Annotated[
+        str | None,
+        typer.Option(
+            "--defence",
+            help="Another defence than the guard; `vlmguard defence list` shows them.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show the unguarded answer beside the guarded one.")
     ] = False,
@@ -56,11 +65,17 @@ def ask(
     allow_remote: AllowRemoteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a model through the guard."""
+    """Ask a model through the guard, or through another defence."""
     perceiver = open_perceiver(detectors)
     engine = open_target(target)
+    chosen: Defence
+    if defence is None:
+        chosen = open_guard(rewriter, policy, perceiver, target=engine)
+    else:
+        _refuse_options_of_the_guard(context)
+        chosen = open_defence(defence, perceiver=perceiver, target=engine)
     session = Session(
-        guard=open_guard(rewriter, policy, perceiver, target=engine),
+        defence=chosen,
         target=engine,
         perceiver=perceiver,
         sampling=Sampling(max_tokens=max_tokens, temperature=temperature),
@@ -76,6 +91,17 @@ def ask(
             await session.show(chat, compare=compare)
 
     asyncio.run(run())
+
+
+def _refuse_options_of_the_guard(context: typer.Context) -> None:
+    """``--rewriter`` and ``--policy`` would go unnoticed beside ``--defence``."""
+    for option in ("rewriter", "policy"):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"--{option} does not go with --defence; name both in it, as in "
+                "--defence 'guard:REWRITER?policy=POLICY'"
+            )
 
 
 @dataclass(slots=True)
@@ -101,33 +127,43 @@ class Answer:
 
 @dataclass(kw_only=True)
 class Session:
-    """A guard before a target, shown to somebody."""
+    """A defence before a target, shown to somebody."""
 
-    guard: Guard
+    defence: Defence
     target: Engine
     perceiver: Perceiver
     sampling: Sampling
     notes_shown: set[str] = field(default_factory=set)
 
-    async def show(self, chat: Chat, *, compare: bool) -> Prepared:
+    async def show(self, chat: Chat, *, compare: bool) -> None:
         """Print the decision, then stream the answer, or both answers side by side."""
         bare = Answer("Unguarded answer", "red")
         unguarded = asyncio.create_task(bare.follow(self._stream(chat))) if compare else None
         try:
-            with err.status("reviewing …"):
-                prepared = await self.guard.prepare(chat)
-            out.print(rewrite_panel(prepared.rewrites[-1]))
-            await self._show_answers(prepared, bare, unguarded)
+            prepared = None
+            if isinstance(self.defence, Preparing):
+                with err.status("reviewing …"):
+                    prepared = await self.defence.prepare(chat)
+                self._show_notes(prepared.notes)
+                if prepared.rewrites:
+                    out.print(rewrite_panel(prepared.rewrites[-1]))
+            title = "Guarded answer"
+            if self.defence.name != "guard":
+                title = f"Answer under {self.defence.name}"
+            guarded = Answer(title, "green")
+            answering = asyncio.create_task(self._answer(chat, prepared, guarded))
+            await self._show_answers(guarded, answering, bare, unguarded)
         finally:
             if unguarded:
                 unguarded.cancel()
-        return prepared
 
     async def _show_answers(
-        self, prepared: Prepared, bare: Answer, unguarded: asyncio.Task[None] | None
+        self,
+        guarded: Answer,
+        answering: asyncio.Task[None],
+        bare: Answer,
+        unguarded: asyncio.Task[None] | None,
     ) -> None:
-        guarded = Answer("Guarded answer", "green")
-        answering = asyncio.create_task(self._answer(prepared, guarded))
         shown = [bare, guarded] if unguarded else [guarded]
         waiting = {answering, *([unguarded] if unguarded else [])}
 
@@ -152,32 +188,47 @@ class Session:
         finally:
             answering.cancel()
 
-    async def _answer(self, prepared: Prepared, answer: Answer) -> None:
-        if prepared.refusal is not None:
+    async def _answer(self, chat: Chat, prepared: Prepared | None, answer: Answer) -> None:
+        """The defended answer: streamed where the defence only changed the input."""
+        if prepared is None:
+            reply = await self.defence.respond(chat, self.target, self.sampling)
+            self._show_notes(reply.trace.notes)
+            answer.text, answer.done = reply.completion.text, True
+        elif prepared.refusal is not None:
             answer.text, answer.done = prepared.refusal, True
         else:
             await answer.follow(self._stream(prepared.chat))
+
+    def _show_notes(self, notes: tuple[str, ...]) -> None:
+        for note in notes:
+            if note not in self.notes_shown:
+                self.notes_shown.add(note)
+                err.print(f"note: {note}", markup=False, style="dim")
 
     def _stream(self, chat: Chat) -> AsyncIterator[Delta]:
         target: Engine = self.target
         if chat.images:
             target, notes = sighted_target(target, self.perceiver)
-            for note in notes:
-                if note not in self.notes_shown:
-                    self.notes_shown.add(note)
-                    err.print(f"note: {note}", markup=False, style="dim")
+            self._show_notes(notes)
         return target.stream(chat, self.sampling)
 
     async def as_json(self, chat: Chat, *, compare: bool) -> dict[str, object]:
         """The decision and the answers as JSON values."""
         start = time.perf_counter()
-        reply = await self.guard.respond(chat, self.target, self.sampling)
+        reply = await self.defence.respond(chat, self.target, self.sampling)
         elapsed = (time.perf_counter() - start) * 1000
+        rewrites = reply.trace.rewrites
         told: dict[str, object] = {
-            "rewrite": reply.trace.rewrites[-1].to_json(),
+            "defence": self.defence.name,
+            "rewrite": rewrites[-1].to_json() if rewrites else None,
             "answer": reply.completion.text,
             "target": reply.trace.target,
             "notes": list(reply.trace.notes),
+            "added": {
+                "calls": reply.trace.calls,
+                "prompt_tokens": reply.trace.defence_usage.prompt_tokens,
+                "completion_tokens": reply.trace.defence_usage.completion_tokens,
+            },
             "timings_ms": {**reply.trace.timings_ms, "total": round(elapsed, 3)},
         }
         if compare:

@@ -87,7 +87,7 @@ def demo(
     perceiver = open_perceiver(None)
     engine = open_target(target)
     session = Session(
-        guard=open_guard(rewriter, policy, perceiver, target=engine),
+        defence=open_guard(rewriter, policy, perceiver, target=engine),
         target=engine,
         perceiver=perceiver,
         sampling=Sampling(max_tokens=90),

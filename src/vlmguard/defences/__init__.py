@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmguard.defences.base import Defence, Prepared, answer, sighted_target
+from vlmguard.defences.base import Defence, Prepared, Preparing, answer, sighted_target
 from vlmguard.defences.guard import DecisionStore, Guard
 from vlmguard.defences.none import NoDefence
 from vlmguard.defences.opening import DEFENCES, open_defence
@@ -14,6 +14,7 @@ __all__ = [
     "Guard",
     "NoDefence",
     "Prepared",
+    "Preparing",
     "answer",
     "open_defence",
     "sighted_target",

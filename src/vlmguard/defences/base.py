@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.errors import InputError
@@ -42,8 +42,7 @@ class Prepared:
 class Defence(Protocol):
     """An inference-time defence: answers a chat with the help of a target that it leaves as it is.
 
-    Defences that only change the input also have ``prepare(chat) -> Prepared``, so that a caller
-    can stream the target's answer itself.
+    Defences that only change the input are `Preparing` as well.
     """
 
     @property
@@ -56,6 +55,19 @@ class Defence(Protocol):
 
         Raises:
             VLMGuardError: the defence or the target failed.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A defence that only changes the input, so that a caller can stream the answer itself."""
+
+    async def prepare(self, chat: Chat) -> Prepared:
+        """The conversation as the target is to receive it.
+
+        Raises:
+            VLMGuardError: the defence failed, or the conversation cannot be used.
         """
         ...
 
