@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from vlmguard.defences import Guard, NoDefence
+from vlmguard.defences import Guard, open_defence
 from vlmguard.engines import Engine, open_engine
 from vlmguard.errors import ConfigError, VLMGuardError
 from vlmguard.gateway.audit import AuditLog, open_audit
@@ -177,11 +177,8 @@ class Gateway:
         return wrong
 
     def _defence(self, policy: Policy) -> PreparingDefence:
-        name = self.settings.defence
-        if name == "none":
-            return NoDefence(self.perceiver)
-        if name != "guard":
-            return _other_defence(name)
+        if self.settings.defence != "guard":
+            return _other_defence(self.settings.defence, self.perceiver)
         if self._rewriter is None:
             self._rewriter = self._open_rewriter()
         return Guard(
@@ -230,5 +227,12 @@ def _fetcher(settings: Settings) -> Fetcher | None:
     )
 
 
-def _other_defence(name: str) -> PreparingDefence:
-    raise ConfigError(f"unknown defence {name!r}; known: guard, none")
+def _other_defence(spec: str, perceiver: Perceiver) -> PreparingDefence:
+    """A defence that only changes the input; others need the answer, which is streamed here."""
+    defence = open_defence(spec, perceiver=perceiver)
+    if not isinstance(defence, PreparingDefence):
+        raise ConfigError(
+            f"the defence {spec!r} works on the target's answer and cannot be served; take one "
+            "that changes the input, such as guard, self-reminder or adashield-s"
+        )
+    return defence

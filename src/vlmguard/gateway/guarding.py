@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vlmguard.defences import Guard, Prepared
 from vlmguard.errors import EngineTimeout, EngineUnavailable, InputError, VLMGuardError
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _MOST_PICTURES = 16  # for defences without a policy
 
 
+@runtime_checkable
 class PreparingDefence(Protocol):
     """A defence that only changes the input, so that the target's answer can be streamed."""
 

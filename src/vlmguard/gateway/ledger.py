@@ -236,6 +236,8 @@ def _public(rewriter: str) -> str:
 
 
 def _header(text: str) -> bytes:
+    if text.isascii() and text.isprintable():
+        return text[:_LONGEST].encode("ascii")
     shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
     return shown[:_LONGEST].encode("ascii")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from urllib.parse import quote
 
 from vlmguard.engines.openai import server_of
@@ -137,13 +138,13 @@ class Upstream:
                 code="target_unavailable",
                 headers={"retry-after": str(max(1, round(self.breaker.wait_s)))},
             )
-        url = self._base + quote(path, safe="/:@-._~!$&'()*+,;=")
+        url = _url(self._base, path)
         if query:
-            url += "?" + query.decode("ascii", "replace")
+            url = URL(f"{url}?{query.decode('ascii', 'replace')}", encoded=True)
         try:
             response = await self._session.request(
                 call.method,
-                URL(url, encoded=True),
+                url,
                 data=body,
                 headers=self._headers(call, has_body=body is not None),
                 allow_redirects=False,
@@ -186,6 +187,11 @@ class Upstream:
                     headers[name.decode()] = call.headers[name].decode("latin-1")
         headers.update(call.trace)
         return headers
+
+
+@lru_cache(maxsize=256)
+def _url(base: str, path: str) -> URL:
+    return URL(base + quote(path, safe="/:@-._~!$&'()*+,;="), encoded=True)
 
 
 def headers_back(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
