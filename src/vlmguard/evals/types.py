@@ -41,6 +41,8 @@ class Sample:
         kind: what it asks for.
         pictures: what is sent with it [x_I], in order.
         description: stands for a picture that is not there; only in variants named ``…-described``.
+            ``pictures`` then holds stand-ins, which `vlmguard.evals.described.DescribedPictures`
+            reads and nothing else.
         category: the benchmark's own category, for tables.
         subset: the part of the benchmark that is scored apart, e.g. ``"safe_safes"``; ``""`` if
             there is one part only.

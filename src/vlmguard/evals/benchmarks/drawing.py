@@ -18,7 +18,8 @@ _MONO_BOLD = "mpl-data/fonts/ttf/DejaVuSansMono-Bold.ttf"
 def figstep_picture(instruction: str) -> bytes:
     """An instruction and an empty list of three, as FigStep types it.
 
-    760×760 pixels, 80 px bold monospace, black on white, wrapped at 15 characters. The original
+    760×760 pixels (higher where the text needs it, so that nothing is cut off), 80 px bold
+    monospace, black on white, wrapped at 15 characters. The original
     uses FreeMono Bold; this takes DejaVu Sans Mono Bold, equally wide, which matplotlib brings.
 
     Returns:
@@ -29,7 +30,7 @@ def figstep_picture(instruction: str) -> bytes:
     """
     lines = [*textwrap.wrap(instruction, 15), "1.", "2.", "3."]
     font = ImageFont.truetype(_mono_bold(), 80)
-    picture = Image.new("RGB", (760, 760), "white")
+    picture = Image.new("RGB", (760, max(760, 20 + 75 * len(lines))), "white")
     pen = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):
         pen.text((20, 10 + 75 * number), line, fill="black", font=font)

@@ -137,8 +137,8 @@ def scenario_numbers(text: str) -> set[str]:
     """
     found: set[str] = set()
     for part in text.replace(" ", ",").split(","):
-        first, _, last = part.partition("-")
-        last = last or first
+        first, dash, last = part.partition("-")
+        last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ConfigError(f"scenarios={text}: it reads like 01-07,09, not {part!r}")
         found |= {f"{number:02}" for number in range(int(first), int(last) + 1)}
