@@ -1,0 +1,370 @@
+"""``vlmguard eval``: benchmarks × targets × defences, judged, in one table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from vlmguard.cli.eval_views import Display, estimate_view, results_table
+from vlmguard.cli.options import JsonOption
+from vlmguard.cli.show import err, out
+from vlmguard.errors import ConfigError
+from vlmguard.evals.estimate import forecast
+from vlmguard.evals.lineup import Lineup, Suite, open_judges, open_lineup, open_suites
+from vlmguard.evals.plan import EvalPlan, load_plan
+from vlmguard.evals.run import Run, RunSettings
+from vlmguard.evals.store import RunStore
+from vlmguard.evals.types import Judge, Results
+
+if TYPE_CHECKING:
+    from vlmguard.evals.collect import RunFile
+
+
+class _RunByDefault(TyperGroup):
+    """``vlmguard eval figstep`` is short for ``vlmguard eval run figstep``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    help="Measure how safe targets are behind defences. The word 'run' may be left out: "
+    "vlmguard eval figstep,xstest --target smollm2 --defence none,guard --data DIR",
+    no_args_is_help=True,
+)
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the run, or its new name. Default: runs/eval."),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a run.")]
+FORMATS = ("html", "md", "csv", "latex")
+
+
+@app.command()
+def run(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARKS",
+            help="Comma-separated benchmarks (see `vlmguard bench list`), or a YAML recipe.",
+        ),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Comma-separated models that answer. [smollm2]"),
+    ] = None,
+    defence: Annotated[
+        str | None,
+        typer.Option("--defence", "-d", help="Comma-separated defences. [none,guard]"),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", "-j", help="Comma-separated judges. [refusal]")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder that holds the benchmarks' folders.")
+    ] = None,
+    folder: OutOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first samples of each benchmark.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, help="Samples at once. [8]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of samplers and intervals. [0]")] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", "-p", help="The guard's policy. [balanced]")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer of a target. [512]")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Of the targets' answers. [0]")
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Ask again where an earlier run got no answer at all."),
+    ] = False,
+    logs: Annotated[
+        bool, typer.Option("--logs/--no-logs", help="Write logs for `inspect view`.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print counts, calls, tokens and time; ask no model.")
+    ] = False,
+    probe: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --dry-run: answer so many samples of each, to measure."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask and judge; killed or stopped, the same command goes on where it was."""
+    recipe = Path(what) if what.endswith((".yaml", ".yml")) else None
+    plan = load_plan(
+        recipe,
+        {
+            "benchmarks": None if recipe else what,
+            "targets": target,
+            "defences": defence,
+            "judges": judge,
+            "data": data,
+            "out": folder,
+            "limit": limit,
+            "concurrency": concurrency,
+            "seed": seed,
+            "policy": policy,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+        },
+    )
+    if probe is not None and not dry_run:
+        raise ConfigError(f"--probe {probe} is of use with --dry-run only")
+    opened = _Opened.of(plan)
+    if dry_run:
+        _estimate(opened, probe, as_json=as_json)
+        return
+    _execute(opened, retry_failed=retry_failed, logs=logs, as_json=as_json)
+
+
+@app.command()
+def judge(
+    folder: RunArgument,
+    judge: Annotated[str, typer.Option("--judge", "-j", help="Comma-separated judges.")],
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, help="Answers at once.")
+    ] = None,
+    logs: Annotated[
+        bool, typer.Option("--logs/--no-logs", help="Write logs for `inspect view`.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a run's answers by more judges; nothing is generated again."""
+    from vlmguard.evals.collect import read_run_file, write_run_file  # noqa: PLC0415
+
+    known = read_run_file(folder)
+    plan = known.plan.model_copy(update={"out": folder})
+    if concurrency is not None:
+        plan = plan.model_copy(update={"concurrency": concurrency})
+    added = judge.split(",")
+    judges = open_judges([name.strip() for name in added if name.strip()])
+    plan = plan.model_copy(update={"judges": tuple(dict.fromkeys([*plan.judges, *added]))})
+    suites = open_suites(plan)
+    names = tuple(dict.fromkeys([*known.judges, *(each.name for each in judges)]))
+    known = replace(known, plan=plan, judges=names)
+    store = RunStore(folder)
+    try:
+        going = _new_run(plan, suites, store)
+        finished = asyncio.run(_go(going, going.judge(known.entries, judges)))
+        write_run_file(folder, known)
+        results = _publish(known, suites, store, logs=logs)
+    finally:
+        store.close()
+    _tell(results, plan, finished=finished, as_json=as_json)
+
+
+@app.command()
+def report(
+    folder: RunArgument,
+    formats: Annotated[
+        str, typer.Option("--format", "-f", help=f"Comma-separated: {', '.join(FORMATS)}.")
+    ] = "html",
+) -> None:
+    """Write a run's report into its folder."""
+    from vlmguard.evals.collect import collect, read_run_file  # noqa: PLC0415
+    from vlmguard.evals.report import write_report  # noqa: PLC0415
+
+    known = read_run_file(folder)
+    suites = open_suites(known.plan)
+    store = RunStore(folder, read_only=True)
+    try:
+        results = collect(known, suites, store)
+    finally:
+        store.close()
+    for path in write_report(results, folder, _formats(formats)):
+        out.print(Text(str(path)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """Everything that a plan names, open."""
+
+    plan: EvalPlan
+    suites: tuple[Suite, ...]
+    lineup: Lineup
+    judges: tuple[Judge, ...]
+
+    @classmethod
+    def of(cls, plan: EvalPlan) -> _Opened:
+        """Open it all, the cheapest first; nothing has run when a name is wrong."""
+        lineup = open_lineup(plan)
+        judges = open_judges(plan.judges)
+        return cls(plan=plan, suites=open_suites(plan), lineup=lineup, judges=judges)
+
+
+def _execute(opened: _Opened, *, retry_failed: bool, logs: bool, as_json: bool) -> None:
+    from vlmguard.evals.collect import describe_run, write_run_file  # noqa: PLC0415  # scipy
+
+    plan = opened.plan
+    names = [judge.name for judge in opened.judges]
+    store = RunStore(plan.out)
+    try:
+        known = describe_run(plan, opened.suites, opened.lineup.entries, names)
+        write_run_file(plan.out, known)
+        going = _new_run(plan, opened.suites, store, retry_failed=retry_failed)
+        finished = asyncio.run(_go(going, _answer_and_judge(going, opened)))
+        results = _publish(known, opened.suites, store, logs=logs)
+    finally:
+        store.close()
+    _tell(results, plan, finished=finished, as_json=as_json)
+
+
+async def _answer_and_judge(going: Run, opened: _Opened) -> bool:
+    lineup = opened.lineup
+    try:
+        await lineup.load()
+        answered = await going.answer(lineup.contenders)
+    finally:
+        await lineup.aclose()
+    return answered and await going.judge(lineup.entries, opened.judges)
+
+
+def _new_run(
+    plan: EvalPlan, suites: Sequence[Suite], store: RunStore, *, retry_failed: bool = False
+) -> Run:
+    return Run(
+        [sample for suite in suites for sample in suite.samples],
+        store=store,
+        settings=RunSettings(
+            sampling=plan.sampling, concurrency=plan.concurrency, retry_failed=retry_failed
+        ),
+    )
+
+
+async def _go(run: Run, work: Coroutine[Any, Any, bool]) -> bool:
+    """Run with a display; the first Ctrl-C ends it in order, the second at once."""
+    loop = asyncio.get_running_loop()
+    handled: list[signal.Signals] = []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, lambda: _stop(run))
+            handled.append(name)
+        except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
+            break
+    shown = asyncio.create_task(Display(run.progress).follow())
+    try:
+        return await work
+    finally:
+        shown.cancel()
+        await asyncio.gather(shown, return_exceptions=True)
+        for name in handled:
+            loop.remove_signal_handler(name)
+
+
+def _stop(run: Run) -> None:
+    if not run.progress.stopping:
+        err.print("stopping: waiting for the answers that are on their way (Ctrl-C again: do not)")
+    run.stop()
+
+
+def _publish(known: RunFile, suites: Sequence[Suite], store: RunStore, *, logs: bool) -> Results:
+    """Write ``results.json`` and Inspect's logs."""
+    from vlmguard.evals.collect import collect, write_results  # noqa: PLC0415
+
+    results = collect(known, suites, store)
+    write_results(store.folder, results)
+    if logs:
+        from vlmguard.evals.inspect_logs import write_logs  # noqa: PLC0415  # slow to import
+
+        write_logs(store.folder / "logs", results)
+    return results
+
+
+def _tell(results: Results, plan: EvalPlan, *, finished: bool, as_json: bool) -> None:
+    """Print the table and how to go on; leave with 130 when stopped, 1 when answers are missing."""
+    if as_json:
+        from vlmguard.evals.collect import results_json  # noqa: PLC0415
+
+        typer.echo(json.dumps(results_json(results), ensure_ascii=False))
+    elif results.cells:
+        out.print(results_table(results))
+    if not finished:
+        err.print("stopped; what is done is stored. Run the same command again to go on.")
+        raise typer.Exit(130)
+    err.print(f"{plan.out}: answers, judgements, results.json", soft_wrap=True)
+    failed = {
+        (answer.sample_id, answer.target, answer.defence, answer.benchmark): answer.error
+        for view in results.views
+        for answer, _ in view.answers
+        if answer.error is not None
+    }
+    if failed:
+        err.print(
+            f"{len(failed):,} samples got no answer, e.g.: {next(iter(failed.values()))}. "
+            "The same command tries again those whose failure may pass, all with --retry-failed.",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(1)
+
+
+def _estimate(opened: _Opened, probe: int | None, *, as_json: bool) -> None:
+    plan = opened.plan
+    if probe is not None:
+        _probe(plan.model_copy(update={"limit": min(probe, plan.limit or probe)}))
+    exists = plan.out.is_dir()
+    store = RunStore(plan.out, read_only=True) if exists else None
+    try:
+        found = forecast(
+            [sample for suite in opened.suites for sample in suite.samples],
+            opened.lineup.entries,
+            [judge.name for judge in opened.judges],
+            store=store,
+            sampling=plan.sampling,
+            concurrency=plan.concurrency,
+        )
+    finally:
+        if store is not None:
+            store.close()
+    view, values = estimate_view(found)
+    if as_json:
+        typer.echo(json.dumps(values))
+    else:
+        out.print(view)
+
+
+def _probe(plan: EvalPlan) -> None:
+    """Answer the first samples; the run will find them in its store."""
+    opened = _Opened.of(plan)
+    store = RunStore(plan.out)
+    try:
+        going = _new_run(plan, opened.suites, store)
+
+        async def work() -> bool:
+            try:
+                return await going.answer(opened.lineup.contenders)
+            finally:
+                await opened.lineup.aclose()
+
+        if not asyncio.run(_go(going, work())):
+            raise typer.Exit(130)
+    finally:
+        store.close()
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    wanted = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in wanted:
+        if name not in FORMATS:
+            raise ConfigError(f"--format {name}: unknown; known: {', '.join(FORMATS)}")
+    return wanted
