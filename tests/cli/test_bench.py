@@ -54,7 +54,7 @@ def test_check_of_all(data: Path) -> None:
     assert "1 of 250" in result.stdout
     assert "2, 1 drawn" in result.stdout
     assert "3 pictures are missing (01-Illegal_Activitiy/SD/9.jpg" in result.stdout
-    assert "Download combined.json" in result.stdout
+    assert "Download the dataset kzhou35/mssbench" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.drawing import encode, shapes
 from tests.evals.benchmarks.layouts import (
     SLICES,
     needs_slices,
@@ -42,6 +45,27 @@ def test_questions_alone(tmp_path: Path) -> None:
     (sample,) = benchmark.samples()
     assert (sample.id, sample.reference) == ("v1_0", {})
     assert "no reference answers" in benchmark.check().notes[0]
+
+
+def test_through_datasets(tmp_path: Path) -> None:
+    """?hub streams questions, answers and pictures of the only split."""
+    row = {
+        "image": {"bytes": encode(shapes(size=(20, 20))), "path": None},
+        "question": "What is x?",
+        "answer": "5",
+        "capability": ["math"],
+    }
+    (tmp_path / "hub").mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "hub" / "test.parquet")
+    benchmark = open_benchmark(f"mm-vet?hub={tmp_path / 'hub'}", tmp_path)
+    (sample,) = benchmark.samples()
+    assert (sample.id, sample.reference, sample.category) == (
+        "v1_0",
+        {"reference_answer": "5"},
+        "math",
+    )
+    assert sample.chat().images
+    assert benchmark.check().ready
 
 
 def test_another_form(tmp_path: Path) -> None:

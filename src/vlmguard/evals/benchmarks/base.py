@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vlmguard.errors import DataError
-from vlmguard.evals.benchmarks.pictures import FilePicture, leads_out
+from vlmguard.evals.benchmarks.pictures import FilePicture, StoredPicture, leads_out
 from vlmguard.evals.benchmarks.tables import Row
 from vlmguard.evals.types import Sample
 
@@ -116,6 +116,12 @@ class Place:
             folder / parent / name for folder in self.folders for parent in (*parents, "")
         )
         return FilePicture(name=name, places=places, fix=fix or f"{self.facts.get}.")
+
+
+def stored_picture(row: Row, cell: object) -> StoredPicture | None:
+    """The picture inside a cell: bytes, or ``{"bytes": …}``; ``None`` where it holds none."""
+    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    return StoredPicture(data=data, table=row.path) if isinstance(data, bytes) and data else None
 
 
 class Loader(Protocol):

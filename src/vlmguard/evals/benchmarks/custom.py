@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmguard.errors import ConfigError, DataError
-from vlmguard.evals.benchmarks.base import Facts, Place
-from vlmguard.evals.benchmarks.pictures import FilePicture, StoredPicture
+from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
+from vlmguard.evals.benchmarks.pictures import FilePicture
 from vlmguard.evals.benchmarks.tables import SUFFIXES, Row, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
 
@@ -126,9 +126,8 @@ def _pictures(row: Row) -> tuple[Picture, ...]:
 
 
 def _picture(row: Row, cell: object) -> Picture:
-    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
-    if isinstance(data, bytes):
-        return StoredPicture(data=data, table=row.path)
+    if (stored := stored_picture(row, cell)) is not None:
+        return stored
     if not isinstance(cell, str):
         raise row.wrong(f"a picture is a path, not {type(cell).__name__}")
     # One's own file may name pictures anywhere: relative to itself, or absolute.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmguard.errors import DataError
-from vlmguard.evals.benchmarks.base import Facts, Place
-from vlmguard.evals.benchmarks.tables import Row, read_json, read_rows
-from vlmguard.evals.types import Sample
+from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
+from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_json, read_rows
+from vlmguard.evals.types import Picture, Sample
 
 FACTS = Facts(
     name="mm-vet",
@@ -22,6 +22,7 @@ FACTS = Facts(
     licence="CC BY-NC 4.0",
     get="Download mm-vet.zip from the releases of yuweihao/MM-Vet and unpack it",
     hub="whyu/mm-vet",
+    hub_rows=True,
 )
 _OFFICIAL = ("mm-vet.json", "**/mm-vet.json")
 _QUESTIONS = ("questions.jsonl", "llava-mm-vet.jsonl", "**/llava-mm-vet.jsonl")
@@ -35,16 +36,26 @@ class MMVet:
     place: Place
 
     def files(self) -> Sequence[Path]:
-        """The one file."""
+        """The one file; none of a dataset on the hub."""
+        if self.place.hub is not None:
+            return ()
         return (self.place.find(*_OFFICIAL, *_QUESTIONS),)
 
     def samples(self) -> Iterator[Sample]:
         """One sample a question."""
+        if self.place.hub is not None:
+            for row in hub_rows(self.place.hub):
+                name = row.text("id", "question_id", default=str(row.number - 1))
+                yield self._sample(row, f"v1_{name.removeprefix('v1_')}")
+            return
         path = self.files()[0]
         if path.suffix == ".jsonl":
             for row in read_rows(path):
                 yield self._sample(row, f"v1_{row.text('question_id')}")
             return
+        yield from self._official(path)
+
+    def _official(self, path: Path) -> Iterator[Sample]:
         questions = read_json(path)
         if not isinstance(questions, Mapping):
             raise DataError("is not an object of questions by id", path=path)
@@ -54,7 +65,7 @@ class MMVet:
 
     def notes(self) -> Sequence[str]:
         """Whether the answers can be scored."""
-        if self.files()[0].suffix == ".jsonl":
+        if self.place.hub is None and self.files()[0].suffix == ".jsonl":
             return ("there are no reference answers, so answers cannot be scored: get mm-vet.json",)
         return ()
 
@@ -67,7 +78,13 @@ class MMVet:
             id=name,
             prompt=row.text("question", "text"),
             kind="harmless",
-            pictures=(self.place.picture(row, row.text("imagename", "image"), *_IMAGES),),
+            pictures=(self._picture(row),),
             category="+".join(sorted(map(str, capabilities))) or row.text("category", default=""),
             reference={"reference_answer": answer} if answer else {},
         )
+
+    def _picture(self, row: Row) -> Picture:
+        stored = stored_picture(row, row.values.get("image"))
+        if stored is not None:
+            return stored
+        return self.place.picture(row, row.text("imagename", "image"), *_IMAGES)

@@ -23,8 +23,7 @@ FACTS = Facts(
     folders=("mssbench",),
     source="https://github.com/eric-ai-lab/MSSBench",
     licence="see its page",
-    get="Download combined.json and the pictures of the dataset kzhou35/mssbench and unpack them "
-    "into chat/",
+    get="Download the dataset kzhou35/mssbench (combined.json and the folder chat)",
     hub="kzhou35/mssbench",
 )
 _SITUATIONS: Mapping[str, Kind] = {"safe": "harmless", "unsafe": "harmful"}

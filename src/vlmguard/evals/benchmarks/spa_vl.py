@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
-from vlmguard.evals.benchmarks.pictures import StoredPicture
+from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
 from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
 
@@ -79,8 +78,7 @@ class SpaVL:
 
 
 def _picture(row: Row) -> Picture:
-    cell = row.values.get("image")
-    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
-    if not isinstance(data, bytes) or not data:
+    picture = stored_picture(row, row.values.get("image"))
+    if picture is None:
         raise row.wrong("the column 'image' holds no picture; download the Parquet files again")
-    return StoredPicture(data=data, table=row.path)
+    return picture
