@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show samples as they are run: prompt, pictures, kind, goal and reference."""
+    if save is not None:
+        _make_folder(save)
     shown = 0
     for sample in open_benchmark(name, data=_existing(data)).samples():
         if shown == limit:
@@ -113,11 +116,24 @@ def _existing(data: Path | None) -> Path:
     return data_dir(data)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make it where it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--save {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--save {folder} may not be written to")
+
+
 def _save(sample: Sample, folder: Path) -> list[Path | VLMGuardError]:
     """The sample's pictures as files, or why one is none."""
     told: list[Path | VLMGuardError] = []
     stem = "".join(letter if letter.isalnum() else "_" for letter in sample.id)
-    folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(sample.pictures, 1):
         try:
             image = picture.load()

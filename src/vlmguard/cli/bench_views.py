@@ -78,7 +78,7 @@ def remarks_view(check: Check) -> list[Text]:
     elif check.missing:
         named = ", ".join(check.missing[:_MISSING_SHOWN])
         more = ", …" if len(check.missing) > _MISSING_SHOWN else ""
-        told.append(f"{len(check.missing):,} pictures are missing ({named}{more}). {check.get}.")
+        told.append(f"{len(check.missing):,} pictures are missing ({named}{more}). {check.get}")
     elif not check.ready:
         told.append("there are no samples like that.")
     return [Text.assemble((check.spec, "bold"), f": {text}") for text in told]

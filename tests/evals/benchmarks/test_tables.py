@@ -50,6 +50,13 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
     assert row.text("id") == "1"
 
 
+def test_lone_surrogates_become_question_marks(tmp_path: Path) -> None:
+    """JSON can spell them, and no model takes them."""
+    (tmp_path / "a.jsonl").write_text('{"a": "x\\ud800y é"}')
+    (row,) = read_rows(tmp_path / "a.jsonl")
+    assert row.text("a") == "x?y é"
+
+
 def test_files_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """?hub takes what the hub's cache has; the files are in the public layout there."""
     cached = tmp_path / "datasets--my--siuo"

@@ -47,7 +47,7 @@ class Check:
         missing: of them, those without a file, by name.
         problem: why the data cannot be read (further); ``None`` when they can.
         notes: what a reader should know, e.g. that it is the tiny list.
-        get: how to get what is missing.
+        get: how to get what is missing, in a sentence.
         fingerprint: of what was read; ``None`` with a problem.
     """
 
@@ -143,7 +143,7 @@ class OpenedBenchmark:
         for path in self.loader.files():
             digest.update(_sha256_of_file(path))
         for sample in self.samples():
-            digest.update(f"{sample.id}\0{sample.prompt}\0".encode("utf-8", "surrogatepass"))
+            digest.update(f"{sample.id}\0{sample.prompt}\0".encode())
             for picture in sample.pictures:
                 digest.update(_sha256_of_picture(picture))
         return digest.hexdigest()
@@ -174,6 +174,7 @@ class OpenedBenchmark:
             fingerprint = self.fingerprint() if problem is None else None
         except VLMGuardError as error:
             problem = str(error)
+        missing = [p for p in pictures if isinstance(p, FilePicture) and p.path is None]
         return Check(
             name=self.name,
             spec=self.spec,
@@ -181,14 +182,10 @@ class OpenedBenchmark:
             kinds=dict(kinds),
             pictures=len(pictures) + stored,
             drawn=sum(isinstance(picture, DrawnPicture) for picture in pictures),
-            missing=tuple(
-                picture.name
-                for picture in pictures
-                if isinstance(picture, FilePicture) and picture.path is None
-            ),
+            missing=tuple(picture.name for picture in missing),
             problem=problem,
             notes=notes,
-            get=self.facts.get,
+            get=missing[0].fix if missing else f"{self.facts.get}.",
             fingerprint=fingerprint,
         )
 
@@ -214,7 +211,7 @@ class OpenedBenchmark:
         return (sample for _, sample in sorted(picked, key=lambda pair: pair[0]))
 
     def _rank(self, sample_id: str) -> bytes:
-        text = f"{self.seed}\0{sample_id}".encode("utf-8", "surrogatepass")
+        text = f"{self.seed}\0{sample_id}".encode()
         return hashlib.sha256(text).digest()
 
 

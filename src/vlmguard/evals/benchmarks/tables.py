@@ -34,13 +34,15 @@ class Row:
     def text(self, *names: str, default: str | None = None) -> str:
         """The text under the first of the names that the row has; numbers become text.
 
+        Lone surrogates, which JSON can spell and no model takes, become question marks.
+
         Raises:
             DataError: none of them, and no default.
         """
         for name in names:
             value = self.values.get(name)
             if isinstance(value, str):
-                return value
+                return value.encode("utf-8", "replace").decode("utf-8")
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return str(value)
         if default is not None:
