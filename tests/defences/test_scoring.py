@@ -40,6 +40,17 @@ async def test_a_judge_with_probabilities_says_one_word() -> None:
     assert 'The assistant answered: "Like this."' in asked.messages[-1].text
 
 
+async def test_a_judge_that_continues_is_led_to_the_word() -> None:
+    """Small models would begin with a sentence otherwise."""
+    engine = ScriptedEngine(
+        [one_token(" No", **{" No": 0.9, " Yes": 0.1})], capabilities=WORDS | {Capability.PREFIX}
+    )
+    score = await EngineJudge(engine).score(CHAT, "Like this.")
+    [(asked, _)] = engine.calls
+    assert score.value == pytest.approx(0.1)
+    assert asked.messages[-1].role == "assistant"
+
+
 async def test_a_judge_without_probabilities_gives_a_number() -> None:
     """Under a schema where there is one; a blind judge reads the words only."""
     engine = ScriptedEngine(

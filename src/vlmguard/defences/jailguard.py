@@ -108,12 +108,19 @@ class JailGuard:
 
 
 async def _ask(chats: list[Chat], sampling: Sampling, ledger: Ledger) -> list[Completion]:
-    """All answers, side by side; one of them stands for the target's own call."""
+    """All answers, asked for side by side.
+
+    One of the calls stands for the target's own. How long that one would have taken alone nobody
+    can tell, since they wait for each other: an even share of the time is put down for it.
+    """
     watch = Stopwatch()
-    calls = [ledger.first(chats[0], sampling)]
-    calls += [ledger.call(chat, sampling) for chat in chats[1:]]
-    answers = await asyncio.gather(*calls)
-    ledger.spent("other variants", max(0.0, watch.elapsed_ms() - ledger.elapsed("target")))
+    answers = await asyncio.gather(*(ledger.target.generate(chat, sampling) for chat in chats))
+    whole = watch.elapsed_ms()
+    share = whole / len(chats)
+    ledger.count_first(answers[0].usage, share)
+    ledger.spent("other variants", whole - share)
+    for completion in answers[1:]:
+        ledger.count(completion.usage)
     return list(answers)
 
 

@@ -50,9 +50,9 @@ class Ledger:
         Raises:
             EngineError: the target failed.
         """
-        with self.timed("target"):
-            completion = await self.target.generate(chat, sampling)
-        self._usage = completion.usage
+        watch = Stopwatch()
+        completion = await self.target.generate(chat, sampling)
+        self.count_first(completion.usage, watch.elapsed_ms())
         return completion
 
     async def call(
@@ -77,6 +77,11 @@ class Ledger:
         self.count(score.usage)
         return score.value
 
+    def count_first(self, usage: Usage, milliseconds: float) -> None:
+        """A call that stands for the one that the target would have had."""
+        self._usage = usage
+        self.spent("target", milliseconds)
+
     def count(self, usage: Usage | None = None) -> None:
         """One more call of the defence."""
         self._calls += 1
@@ -94,10 +99,6 @@ class Ledger:
     def spent(self, step: str, milliseconds: float) -> None:
         """Add to the time of a step."""
         self._timings_ms[step] = self._timings_ms.get(step, 0.0) + milliseconds
-
-    def elapsed(self, step: str) -> float:
-        """Milliseconds that a step took so far."""
-        return self._timings_ms.get(step, 0.0)
 
     def note(self, text: str) -> None:
         """Something that a reader of the trace should know."""

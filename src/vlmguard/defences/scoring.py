@@ -23,6 +23,8 @@ from vlmguard.quoting import quote
 from vlmguard.registry import Registry
 from vlmguard.types import Chat, Message, TokenLogprob, Usage
 
+_BEGUN = "Safe (Yes or No):"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -88,8 +90,8 @@ def open_engine_judge(spec: EngineSpec) -> EngineJudge:
 class EngineJudge:
     """An engine that is asked how safe an answer is.
 
-    One that reports probabilities says Yes or No, and the score is the probability of Yes against
-    No; any other gives a number from 0 to 1.
+    One that reports probabilities says Yes or No (after a prefix, where it continues one), and
+    the score is the probability of Yes against No; any other gives a number from 0 to 1.
 
     Args:
         engine: it gets the last user message with its pictures, where it can see them.
@@ -111,6 +113,9 @@ class EngineJudge:
         question = Chat.of(text, images, system=prompt.text)
         if by_word:
             sampling = Sampling(max_tokens=1, top_logprobs=5)
+            if Capability.PREFIX in can:  # small models would begin with a sentence
+                question = question.then(Message(role="assistant", text=_BEGUN))
+                sampling = Sampling(max_tokens=1, top_logprobs=20)
             completion = await self._engine.generate(question, sampling)
             return Score(
                 value=_yes(completion.logprobs or (), completion.text), usage=completion.usage
