@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from vlmguard.errors import DataError
 from vlmguard.evals.benchmarks.pictures import FilePicture, StoredPicture, leads_out
@@ -124,25 +124,36 @@ def stored_picture(row: Row, cell: object) -> StoredPicture | None:
     return StoredPicture(data=data, table=row.path) if isinstance(data, bytes) and data else None
 
 
-class Loader(Protocol):
-    """Reads one benchmark's layout."""
+@dataclass(frozen=True, slots=True)
+class Loader(ABC):
+    """Reads one benchmark's layout.
 
+    Attributes:
+        place: where its files are.
+    """
+
+    place: Place
+
+    @abstractmethod
     def files(self) -> Sequence[Path]:
         """The data files that are read, without the pictures; none of a dataset on the hub.
 
         Raises:
             DataError: one is missing; says how to get it.
         """
-        ...
 
+    @abstractmethod
     def samples(self) -> Iterator[Sample]:
         """The samples in the benchmark's order, lazily.
 
         Raises:
             DataError: a file is missing or damaged.
         """
-        ...
 
     def notes(self) -> Sequence[str]:
-        """What a reader should know about these data, e.g. that it is the tiny list."""
-        ...
+        """What a reader should know about these data, e.g. that it is the tiny list.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        return ()

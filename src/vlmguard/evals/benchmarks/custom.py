@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmguard.errors import ConfigError, DataError
-from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
+from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
 from vlmguard.evals.benchmarks.pictures import FilePicture
 from vlmguard.evals.benchmarks.tables import SUFFIXES, Row, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
@@ -39,12 +39,11 @@ _ATTACKS = ("typographic", "jailbreak")
 
 
 @dataclass(frozen=True, slots=True)
-class Custom:
+class Custom(Loader):
     """Fields: ``prompt`` (or question, instruction, text), ``kind`` (or label), and where there
     are any ``id``, ``image`` or ``images``, ``category``, ``subset``, ``goal``, ``reference``.
     """
 
-    place: Place
     name: str
 
     def files(self) -> Sequence[Path]:
@@ -71,10 +70,6 @@ class Custom:
         for path in self.files():
             for row in read_rows(path):
                 yield self._sample(row)
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def _sample(self, row: Row) -> Sample:
         reference = row.values.get("reference") or {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.drawing import figstep_picture
 from vlmguard.evals.benchmarks.pictures import DrawnPicture
 from vlmguard.evals.benchmarks.tables import read_rows
@@ -38,13 +38,11 @@ _IMAGES = ("images/{name}", "data/images/{name}", "images", "{name}")
 
 
 @dataclass(frozen=True, slots=True)
-class FigStep:
+class FigStep(Loader):
     """``safebench.csv`` or, asked for or alone there, ``SafeBench-Tiny.csv``.
 
     A picture that is not there is drawn.
     """
-
-    place: Place
 
     @property
     def _tiny(self) -> bool:

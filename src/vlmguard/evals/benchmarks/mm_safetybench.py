@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import ConfigError, DataError
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.drawing import typo_picture
 from vlmguard.evals.benchmarks.pictures import DrawnPicture
 from vlmguard.evals.benchmarks.tables import Row, read_json
@@ -44,10 +44,8 @@ TYPO_FACTS = _facts("typo", "a picture as typed text (drawn if missing)")
 
 
 @dataclass(frozen=True, slots=True)
-class MMSafetyBench:
+class MMSafetyBench(Loader):
     """``processed_questions/{NN-Scenario}.json``; pictures in ``imgs/{scenario}/{variant}/``."""
-
-    place: Place
 
     @property
     def _variant(self) -> str:
@@ -70,10 +68,6 @@ class MMSafetyBench:
                 if number not in questions:
                     raise DataError(f"has no question {number}, which {_TINY} names", path=path)
                 yield self._sample(path, number, questions[number])
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def _sample(self, path: Path, number: str, item: Any) -> Sample:
         if not isinstance(item, Mapping):

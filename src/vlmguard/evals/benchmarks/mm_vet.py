@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmguard.errors import DataError
-from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
+from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
 from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_json, read_rows
 from vlmguard.evals.types import Picture, Sample
 
@@ -30,10 +30,8 @@ _IMAGES = ("images", "mm-vet/images", "imgs")
 
 
 @dataclass(frozen=True, slots=True)
-class MMVet:
+class MMVet(Loader):
     """``mm-vet.json``, or a list of questions without reference answers as LLaVA has it."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file; none of a dataset on the hub."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import DataError
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import Row, read_json
 from vlmguard.evals.types import Kind, Sample
 
@@ -30,10 +30,8 @@ _SITUATIONS: Mapping[str, Kind] = {"safe": "harmless", "unsafe": "harmful"}
 
 
 @dataclass(frozen=True, slots=True)
-class MSSBench:
+class MSSBench(Loader):
     """``combined.json``; pictures in ``chat/``. The embodied tasks are not read."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import Row, read_rows
 from vlmguard.evals.types import Sample
 
@@ -33,10 +33,8 @@ _IMAGES = ("images", "imgs", "image")
 
 
 @dataclass(frozen=True, slots=True)
-class Siuo:
+class Siuo(Loader):
     """``siuo_gen.json``; pictures in ``images/``."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""
@@ -56,16 +54,10 @@ class Siuo:
                 reference={name: row.text(name, default="") for name in names},
             )
 
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class SiuoMcqa:
+class SiuoMcqa(Loader):
     """``siuo_mcqa.json``. A choice is neither a refusal nor an answer, so it counts for no rate."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""
@@ -83,10 +75,6 @@ class SiuoMcqa:
                 category=row.text("category", default=""),
                 reference={"correct_option": row.text("correct_option")},
             )
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
 
 def _with_options(row: Row) -> str:

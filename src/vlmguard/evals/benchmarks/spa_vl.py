@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place, stored_picture
+from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
 from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
 
@@ -28,10 +28,8 @@ _KINDS: Mapping[str, Kind] = {"harm": "harmful", "help": "advice"}
 
 
 @dataclass(frozen=True, slots=True)
-class SpaVL:
+class SpaVL(Loader):
     """Columns image, question, and class1–3 where they are there."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The Parquet files of both splits; none of a dataset on the hub."""
@@ -52,10 +50,6 @@ class SpaVL:
                     category=row.text("class1", default=""),
                     subset=split,
                 )
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def _files(self, split: str) -> list[Path]:
         patterns = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import read_rows
 from vlmguard.evals.types import Sample
 
@@ -24,10 +24,8 @@ FACTS = Facts(
 
 
 @dataclass(frozen=True, slots=True)
-class StrongReject:
+class StrongReject(Loader):
     """``strongreject_dataset.csv``: category, source, forbidden_prompt."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""
@@ -43,7 +41,3 @@ class StrongReject:
                 kind="harmful",
                 category=row.text("category", default=""),
             )
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()

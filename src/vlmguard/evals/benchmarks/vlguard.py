@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import Row, read_rows
 from vlmguard.evals.types import Kind, Sample
 
@@ -32,10 +32,8 @@ _INSTRUCTIONS: Mapping[str, tuple[str, Kind]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class VLGuard:
+class VLGuard(Loader):
     """``test.json``; a safe picture gives two samples, an unsafe one gives one."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""
@@ -49,10 +47,6 @@ class VLGuard:
                 raise row.wrong(f"'instr-resp' is a list of instructions, not {pairs!r:.60}")
             for pair in pairs:
                 yield self._sample(row, pair)
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def _sample(self, row: Row, pair: object) -> Sample:
         values = pair if isinstance(pair, Mapping) else {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import Row, read_rows
 from vlmguard.evals.described import DescribedPicture
 from vlmguard.evals.types import Picture, Sample
@@ -33,10 +33,8 @@ DESCRIBED_FACTS = replace(
 
 
 @dataclass(frozen=True, slots=True)
-class VLSBench:
+class VLSBench(Loader):
     """``data.json``; pictures in ``imgs/``, or their descriptions in place of them."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file."""

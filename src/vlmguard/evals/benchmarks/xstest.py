@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmguard.evals.benchmarks.base import Facts, Place
+from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_rows
 from vlmguard.evals.types import Sample
 
@@ -26,10 +26,8 @@ FACTS = Facts(
 
 
 @dataclass(frozen=True, slots=True)
-class XSTest:
+class XSTest(Loader):
     """``xstest_prompts.csv``; an older copy has no labels, and its types say it."""
-
-    place: Place
 
     def files(self) -> Sequence[Path]:
         """The one file; none of a dataset on the hub."""
@@ -50,10 +48,6 @@ class XSTest:
                 category=row.text("type", default=""),
                 subset=label,
             )
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
 
 def _label(row: Row) -> str:
