@@ -12,12 +12,14 @@ from typing import Any
 
 import httpx
 import openai
+import uvicorn
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.drawing import encode, typed_text
 from vlmguard.gateway.app import create_app
 from vlmguard.gateway.gateway import Gateway
+from vlmguard.gateway.serve import listen, make_config, url_of
 from vlmguard.gateway.settings import Settings
 from vlmguard.rewriting import Policy
 from vlmguard.types import Chat, Rewrite, RiskReport
@@ -198,6 +200,34 @@ async def running(
                 yield Running(gateway, upstream, rules, http)
         finally:
             await gateway.aclose()
+
+
+@asynccontextmanager
+async def listening(gateway: Gateway) -> AsyncIterator[str]:
+    """The same gateway behind a real socket; gives its base URL, without ``/v1``."""
+    bound = listen(Settings(port=0))
+    config = make_config(gateway.settings, _without_lifespan(gateway))
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    while not server.started:
+        await asyncio.sleep(0.005)
+    try:
+        yield url_of(bound)
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _without_lifespan(gateway: Gateway) -> Any:
+    """`running` opens and closes the gateway itself."""
+    app = create_app(gateway)
+
+    @asynccontextmanager
+    async def nothing(_app: object) -> AsyncIterator[None]:
+        yield
+
+    app.router.lifespan_context = nothing
+    return app
 
 
 def data_url(data: bytes, media_type: str = "image/png") -> str:

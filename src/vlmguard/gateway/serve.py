@@ -78,17 +78,23 @@ def serve(settings: Settings, gateway: Gateway, bound: socket.socket) -> None:
     if settings.workers == 1:
         logs = set_up_logs(settings.log_level, form=settings.log_form)
         try:
-            uvicorn.Server(_config(settings, create_app(gateway))).run([bound])
+            uvicorn.Server(make_config(settings, create_app(gateway))).run([bound])
         finally:
             logs.close()
         return
     asyncio.run(gateway.aclose())
     with _for_workers(settings):
-        config = _config(settings, "vlmguard.gateway.app:from_environment")
+        config = make_config(settings, "vlmguard.gateway.app:from_environment")
         _Workers(config, sockets=[bound]).run()
 
 
-def _config(settings: Settings, app: object) -> uvicorn.Config:
+def make_config(settings: Settings, app: object) -> uvicorn.Config:
+    """How uvicorn runs the gateway.
+
+    Args:
+        settings: how many workers, and for how long they wait.
+        app: the application; for several workers the name of what makes it.
+    """
     several = settings.workers > 1
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an application, or the name of what makes one

@@ -314,7 +314,8 @@ def read_review(body: Json) -> Draft:
         if body.get("prompt") is not None or body.get("images") is not None:
             raise bad_field("messages", "give either messages, or prompt and images")
         return read_chat({"messages": body["messages"]})
-    prompt, images = body.get("prompt", ""), body.get("images", [])
+    prompt = "" if body.get("prompt") is None else body["prompt"]
+    images = [] if body.get("images") is None else body["images"]
     if not isinstance(prompt, str):
         raise bad_field("prompt", f"must be a string, not {kind_of(prompt)}")
     if not isinstance(images, list):

@@ -36,7 +36,6 @@ class ImageUrl(_Open):
     """Where a picture is."""
 
     url: Url
-    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(_Open):
@@ -72,7 +71,6 @@ class ToolMessage(_Open):
 
     role: Literal["tool"]
     content: str | Annotated[list[TextPart | ImagePart], Field(min_length=1)]
-    tool_call_id: str | None = None
 
 
 ChatMessage = SystemMessage | UserMessage | AssistantMessage | ToolMessage
