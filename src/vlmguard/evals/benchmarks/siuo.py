@@ -29,7 +29,7 @@ MCQA_FACTS = replace(
     kinds="advice",
     scored="accuracy of the chosen letter",
 )
-_IMAGES = ("images", "imgs", "image")
+_IMAGES = ("images", "data/images", "imgs", "image")
 
 
 @dataclass(frozen=True, slots=True)
