@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from vlmguard.defences.one_thread import OneThread
+from vlmguard.defences.one_thread import OneThread, local_or_hub
 from vlmguard.defences.scoring import Score, last_user_message
 from vlmguard.engines import EngineSpec
 from vlmguard.engines.transformers_weights import Weights, explained
@@ -34,7 +34,7 @@ def open_classifier(spec: EngineSpec) -> Classifier:
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         raise MissingExtra("a scorer of transformers", "hf")
     weights = Weights(
-        model=spec.value,
+        model=local_or_hub(spec.value),
         offline=is_offline(),
         **options,  # type: ignore[arg-type]
     )
@@ -81,11 +81,13 @@ class Classifier:
             AutoTokenizer,
         )
 
+        from vlmguard.engines.transformers_host import quiet_unless_terminal  # noqa: PLC0415
+
         weights = self._weights
         device = weights.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        with explained(weights.model):
+        with explained(weights.model), quiet_unless_terminal():
             tokenizer = AutoTokenizer.from_pretrained(weights.model, **weights.origin())
             model = AutoModelForSequenceClassification.from_pretrained(
                 weights.model, dtype=weights.dtype, **weights.origin()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmguard.defences.embedding import Vector
-from vlmguard.defences.one_thread import OneThread
+from vlmguard.defences.one_thread import OneThread, local_or_hub
 from vlmguard.engines import EngineSpec
 from vlmguard.engines.transformers_weights import Weights, explained
 from vlmguard.errors import ConfigError, MissingExtra
@@ -33,7 +33,7 @@ def open_clip(spec: EngineSpec) -> Clip:
         raise MissingExtra("CLIP", "hf")
     return Clip(
         Weights(
-            model=spec.value,
+            model=local_or_hub(spec.value),
             offline=is_offline(),
             **options,  # type: ignore[arg-type]
         )
@@ -70,11 +70,13 @@ class Clip:
         import torch  # noqa: PLC0415  # slow to import
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # noqa: PLC0415
 
+        from vlmguard.engines.transformers_host import quiet_unless_terminal  # noqa: PLC0415
+
         weights = self._weights
         device = weights.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        with explained(weights.model):
+        with explained(weights.model), quiet_unless_terminal():
             tokenizer = AutoTokenizer.from_pretrained(weights.model, **weights.origin())
             pictures = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                 weights.model, **weights.origin()

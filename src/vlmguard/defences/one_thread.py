@@ -1,10 +1,11 @@
-"""A model of transformers that loads when it is first used and works in a thread of its own."""
+"""Models of transformers that load when first used and work in a thread of their own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, TypeVar
 
 Model = TypeVar("Model")
@@ -32,3 +33,9 @@ class OneThread(Generic[Model]):
         if self._model is None:
             self._model = self._load()
         return work(self._model)
+
+
+def local_or_hub(model: str) -> str:
+    """An absolute path where there is such a folder, else the name as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.exists() else model
