@@ -191,6 +191,8 @@ class _Improvement(BaseModel):
 
 def _read(text: str) -> _Improvement:
     start, end = text.find("{"), text.rfind("}")
+    if not 0 <= start < end:
+        raise OutputError(f"the defender wrote no JSON object but {text!r:.60}", raw=text)
     try:
         return _Improvement.model_validate_json(text[start : end + 1])
     except ValidationError as error:
