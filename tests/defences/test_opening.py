@@ -129,6 +129,14 @@ def test_mistakes_are_told(spec: str, told: str) -> None:
         open_defence(spec)
 
 
+def test_a_spec_inside_a_spec_may_have_options_of_its_own() -> None:
+    """One as it is; further ones behind an escaped ``&``."""
+    judge = "engine-judge:openai:m@http://h/v1?timeout=5%26retries=2"
+    assert isinstance(open_defence(f"eta?reward={judge}&clip={OWN}"), Eta)
+    with pytest.raises(ConfigError, match="unknown option 'retires'"):
+        open_defence(f"eta?reward={judge.replace('retries', 'retires')}&clip={OWN}")
+
+
 @pytest.mark.parametrize("name", ["none", "self-reminder", "figstep-prompt", "adashield-s"])
 async def test_defences_of_the_input_prepare_what_they_send(name: str) -> None:
     """So that a caller can stream the target's answer itself."""
