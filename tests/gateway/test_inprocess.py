@@ -156,7 +156,7 @@ async def test_a_real_server_behind_the_gateway(
         ):
             streamed += "".join(choice.delta.content or "" for choice in chunk.choices)
         assert streamed == text
-        schema = {"type": "object", "properties": {"v": {"enum": ["a"]}}, "required": ["v"]}
+        schema: Any = {"type": "object", "properties": {"v": {"enum": ["a"]}}, "required": ["v"]}
         formatted = await client.chat.completions.create(
             messages=asked,
             response_format={

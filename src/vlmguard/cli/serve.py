@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,10 +141,10 @@ def serve(
             "log_form": log_form,
         },
     )
-    bound = serving.listen(settings)
-    gateway = Gateway(settings)
-    _banner(settings, gateway, serving.url_of(bound))
-    serving.serve(settings, gateway, bound)
+    with closing(serving.listen(settings)) as bound:
+        gateway = Gateway(settings)
+        _banner(settings, gateway, serving.url_of(bound))
+        serving.serve(settings, gateway, bound)
 
 
 def _banner(settings: Settings, gateway: Gateway, url: str) -> None:

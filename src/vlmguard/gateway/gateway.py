@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from vlmguard.defences import Guard, open_defence
 from vlmguard.engines import Engine, open_engine
@@ -21,13 +22,15 @@ from vlmguard.gateway.limits import RateLimits
 from vlmguard.gateway.metrics import Metrics
 from vlmguard.gateway.pictures import Pictures
 from vlmguard.gateway.policies import Policies
-from vlmguard.gateway.redis_link import RedisLink
 from vlmguard.gateway.settings import Mode, Settings
 from vlmguard.gateway.tracing import Tracing, open_tracing
 from vlmguard.gateway.upstream import Upstream, is_upstream
 from vlmguard.images.fetch import Fetcher, FetchLimits
 from vlmguard.perception import Perceiver
 from vlmguard.rewriting import Policy, Rewriter, open_rewriter
+
+if TYPE_CHECKING:
+    from vlmguard.gateway.redis_link import RedisLink
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self.tracing: Tracing = open_tracing()
-        self.redis = RedisLink(settings.redis) if settings.redis else None
+        self.redis = _redis(settings.redis)
         self.keys = KeyStore(settings.keys) if settings.keys else None
         self.limits = RateLimits(self.redis)
         self.perceiver = _perceiver(settings.detectors)
@@ -210,6 +213,14 @@ class Gateway:
             on_full=self.settings.audit_full,
             on_lost=self.metrics.audit_lost,
         )
+
+
+def _redis(url: str | None) -> RedisLink | None:
+    if url is None:
+        return None
+    from vlmguard.gateway.redis_link import RedisLink  # noqa: PLC0415  # only where it is used
+
+    return RedisLink(url)
 
 
 def _perceiver(names: str | None) -> Perceiver:

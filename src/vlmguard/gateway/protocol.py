@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from vlmguard.errors import MissingExtra
@@ -27,13 +28,16 @@ _WORDS = {
 class GuardedProtocol(HttpToolsProtocol):
     """Closes connections whose client does not send its headers, or sends too many.
 
-    Attributes:
-        header_timeout_s: seconds for them; set by `protocol_with`.
+    Args:
+        given: uvicorn's.
+        header_timeout_s: seconds for them.
     """
 
-    header_timeout_s = 15.0
-    _timer: asyncio.TimerHandle | None = None
-    _head = 0
+    def __init__(self, *given: Any, header_timeout_s: float, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._header_timeout_s = header_timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._head = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection that sends nothing is closed as well."""
@@ -70,7 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._head = 0
-        self._timer = self.loop.call_later(self.header_timeout_s, self._refuse, _SLOW)
+        self._timer = self.loop.call_later(self._header_timeout_s, self._refuse, _SLOW)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -92,4 +96,4 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def protocol_with(header_timeout_s: float) -> Any:
     """The protocol with a time limit, as uvicorn's ``http`` setting takes it."""
-    return type("Protocol", (GuardedProtocol,), {"header_timeout_s": header_timeout_s})
+    return partial(GuardedProtocol, header_timeout_s=header_timeout_s)

@@ -1,0 +1,209 @@
+"""``vlmguard serve`` as people run it: a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.gateway.common import Upstream, chunks, stream
+from vlmguard.cli.main import main
+
+SCRIPT = {
+    "bad": json.dumps(
+        {
+            "verdict": "risky",
+            "category": "violence",
+            "textual": "t",
+            "visual": "v",
+            "multimodal": "m",
+            "prompt": "safe good",
+        }
+    ),
+    "*": '{"verdict": "safe"}',
+}
+
+
+class Process:
+    """A running ``vlmguard serve``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said = ""
+        self.url = ""
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of its standard error."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(40):
+            while True:
+                line = (await self.process.stderr.readline()).decode()
+                self.said += line
+                if found := re.search(pattern, line):
+                    return found
+                assert line, self.said
+
+    async def end(self) -> int:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(20):
+            self.said += (await self.process.stderr.read()).decode()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, *flags: str, **environment: str) -> AsyncIterator[Process]:
+    """A process with a scripted rewriter, on a port that is free."""
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps(SCRIPT))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "vlmguard.cli.main", "serve", "--port", "0"),
+        *("--rewriter", f"scripted:{script}", *flags),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    running = Process(process)
+    try:
+        running.url = (await running.until(r"gateway on (http\S+)/v1"))[1]
+        await running.until("startup complete")
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def stub() -> AsyncIterator[tuple[Upstream, str]]:
+    """An upstream, and the spec that names it."""
+    upstream = Upstream()
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", upstream.handle)
+    async with TestServer(app) as server:
+        yield upstream, f"openai:stub@{server.make_url('/v1')}"
+
+
+def body(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
+
+
+async def test_a_terminated_gateway_finishes_its_streams(tmp_path: Path) -> None:
+    """SIGTERM: the running stream comes to its end, new connections are not taken, secrets stay.
+
+    Before that: the banner's command works, SIGHUP reads the policy again, and the log has a line.
+    """
+    policy = tmp_path / "p.yaml"
+    policy.write_text("name: first\n")
+    go = asyncio.Event()
+
+    async def slow(request: web.Request, _body: Any) -> web.StreamResponse:
+        response = await stream(request, chunks("Hel")[:1])
+        await go.wait()
+        for event in chunks("lo."):
+            await response.write(event)
+        return response
+
+    async with (
+        stub() as (upstream, target),
+        serving(
+            *(tmp_path, "--target", target, "--policy", str(policy)),
+            *("--target-key-env", "STUB_KEY", "--audit", str(tmp_path / "a.sqlite")),
+            STUB_KEY="sk-very-secret-key",
+        ) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        url = f"{gateway.url}/v1/chat/completions"
+        async with session.post(url, json=body("bad thing")) as response:
+            assert response.status == 200
+            assert response.headers["x-vlmguard-action"] == "rewrite"
+            assert response.headers["x-vlmguard-policy"] == "first"
+        assert upstream.messages[0]["content"] == "safe good"
+        assert upstream.last.headers["authorization"] == "Bearer sk-very-secret-key"
+        policy.write_text("name: second\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        await gateway.until("changed and is in force")
+        upstream.answer = slow
+        async with session.post(url, json=body("hi", stream=True)) as response:
+            assert response.headers["x-vlmguard-policy"] == "second"
+            await response.content.readuntil(b"\n\n")
+            gateway.process.send_signal(signal.SIGTERM)
+            await gateway.until("Waiting for connections")
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await session.get(f"{gateway.url}/health/live")
+            go.set()
+            assert (await response.content.read()).endswith(chunks("lo.")[0] + b"data: [DONE]\n\n")
+        assert await gateway.end() == -signal.SIGTERM
+        assert "POST /v1/chat/completions 200" in gateway.said
+        assert "sk-very-secret-key" not in gateway.said
+        assert "bad thing" not in gateway.said
+
+
+@pytest.mark.slow
+async def test_several_workers(tmp_path: Path) -> None:
+    """They share a port, their numbers add up, and they end together."""
+    async with (
+        stub() as (_, target),
+        serving(tmp_path, "--target", target, "--workers", "2") as gateway,
+    ):
+        await gateway.until("startup complete")
+        for _ in range(10):  # a connection each, so that both get some
+            async with httpx.AsyncClient() as client:
+                response = await client.post(f"{gateway.url}/v1/chat/completions", json=body("hi"))
+                assert response.status_code == 200
+        async with httpx.AsyncClient() as client:
+            told = (await client.get(f"{gateway.url}/metrics")).text
+        counted = re.findall(r"^vlmguard_decisions_total\{.*\} (\S+)$", told, re.MULTILINE)
+        assert sum(map(float, counted)) == 10
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await gateway.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--mode", "maybe"], "none of enforce"),
+        (["--policy", "nope", "--target", "openai:m@http://x/v1"], "'nope'"),
+        (["--target", "openai:m@http://x/v1", "--target-key-env", "NO_K"], "NO_K is not set"),
+        (["--target", "openai:"], "names no model"),
+        (["--keys", "/no/keys.yaml", "--target", "openai:m@http://x/v1"], "/no/keys.yaml"),
+        (["--audit", "log.txt", "--target", "openai:m@http://x/v1"], "names no form"),
+        (["--config", "/no/file.yaml"], "/no/file.yaml"),
+        (["--allow-route", "files"], "is no route"),
+        (["--host", "no.such.host.invalid"], "cannot listen on"),
+        (["--defence", "ecso", "--target", "openai:m@http://x/v1"], "target's answer"),
+    ],
+)
+def test_mistakes_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    """Exit code 2, what is wrong, and the fix."""
+    monkeypatch.setattr(sys, "argv", ["vlmguard", "serve", "--port", "0", *flags])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is loaded."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["vlmguard", "serve", "--port", port])
+        with pytest.raises(SystemExit):
+            main()
+    assert f"port {port} on 127.0.0.1 is taken" in capsys.readouterr().err
