@@ -17,10 +17,12 @@ from rich.text import Text
 
 from vlmguard.cli import (
     ask,
+    audit,
     bench,
     data,
     defence,
     demo,
+    keys,
     models,
     policy,
     rewrite,
@@ -42,6 +44,8 @@ app.command()(rewrite.rewrite)
 app.command()(ask.ask)
 app.command()(demo.demo)
 app.command()(serve.serve)
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
 app.add_typer(defence.app, name="defence")
 app.add_typer(synth.app, name="synth")
