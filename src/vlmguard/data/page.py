@@ -7,19 +7,16 @@ allowed by its hash, and nothing is loaded from anywhere.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from functools import cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from vlmguard.data.coverage import FACETS
 from vlmguard.data.found import Found
 from vlmguard.data.pictures import load_picture
 from vlmguard.data.records import Evidence, ImageRef, TrainingRecord
+from vlmguard.data.webpage import asset, content_policy, script, style
 from vlmguard.data.worddiff import word_diff
 from vlmguard.errors import DataError
 
@@ -50,7 +47,7 @@ def write_page(records: Iterable[Found], path: Path, *, title: str) -> int:
                     raise found.outcome
                 page.writelines(_card(found, found.outcome))
                 count += 1
-            page.write(_FOOT.format(count=count, script=_asset("page.js")))
+            page.write(_FOOT.format(count=count, script=_script()))
         if count:
             part.replace(path)
     except OSError as error:
@@ -60,22 +57,17 @@ def write_page(records: Iterable[Found], path: Path, *, title: str) -> int:
     return count
 
 
-@cache
-def _asset(name: str) -> str:
-    return files("vlmguard.data").joinpath(name).read_text("utf-8")
+def _script() -> str:
+    return script(asset("page.js"))
 
 
 def _head(title: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    policy = content_policy(_script())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title><style>{_asset('page.css')}</style>"
+        f"<title>{escape(title)}</title><style>{style(asset('page.css'))}</style>"
         "<noscript><style>.content{filter:none!important}.lift{display:none!important}"
         "</style></noscript></head><body>"
         f'<div class="bar"><h1>{escape(title)}</h1>'
