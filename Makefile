@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check format train-embedded clean
+.PHONY: setup demo test test-slow check format train-embedded eval-embedded clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,11 @@ train-embedded: $(STAMP)
 	mkdir -p $(ADAPTER)
 	cp runs/smollm2-cpu/adapter/adapter.gguf runs/smollm2-cpu/adapter/vlmguard.json \
 		runs/smollm2-cpu/adapter/README.md $(ADAPTER)
+
+# The bars of the embedded rewriter on the development slices, in DATA.
+DATA ?= ../shared/data
+eval-embedded: $(STAMP)
+	$(BIN)/python benchmarks/verdicts.py --data $(DATA) --rewriter smollm2
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
