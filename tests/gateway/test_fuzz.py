@@ -100,7 +100,7 @@ def test_fuzzed_bodies() -> None:
         gate = runner.run(context.__aenter__())
 
         @settings(
-            max_examples=500,
+            max_examples=300,
             deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -150,6 +150,7 @@ async def test_the_audit_log_holds_hashes(tmp_path: Path) -> None:
     text = audit.read_text()
     assert "bad words" not in text
     risky, streamed, wrong = records(audit)
+    assert risky["usage"]["completion_tokens"] == 2
     assert risky["rewrite_sha256"]
     assert streamed["streamed"]
     assert (wrong["status"], wrong["failure"]) == (400, "invalid_value (messages[0].content)")

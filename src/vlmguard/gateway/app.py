@@ -196,7 +196,7 @@ def _ready(gateway: Gateway) -> Handler:
 
 def _metrics(gateway: Gateway) -> Handler:
     async def metrics(call: Call) -> None:
-        data = await asyncio.to_thread(gateway.metrics.render)
+        data = await asyncio.to_thread(gateway.render_metrics)
         await call.answer(200, data, content_type=CONTENT_TYPE.encode())
 
     return metrics

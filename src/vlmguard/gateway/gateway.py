@@ -174,10 +174,14 @@ class Gateway:
             wrong["target"] = "cannot be reached"
         if self._breaker.state == "open":
             wrong["rewriter"] = "has failed repeatedly"
+        return wrong
+
+    def render_metrics(self) -> bytes:
+        """All numbers, in Prometheus' text format."""
         self.metrics.breaker("rewriter", self._breaker.state)
         if isinstance(self.target, Upstream):
             self.metrics.breaker("target", self.target.breaker.state)
-        return wrong
+        return self.metrics.render()
 
     def _defence(self, policy: Policy) -> PreparingDefence:
         if self.settings.defence != "guard":

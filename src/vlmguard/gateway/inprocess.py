@@ -14,7 +14,7 @@ from vlmguard.gateway.calls import EVENTS, Call
 from vlmguard.gateway.drafts import Draft, Json, kind_of
 from vlmguard.gateway.errors import ApiError, as_api_error, bad_field
 from vlmguard.gateway.render import Renderer
-from vlmguard.gateway.streaming import report_comment, with_report
+from vlmguard.gateway.streaming import Ready, report_comment, with_report
 from vlmguard.perception import Perceiver
 from vlmguard.types import Chat, Delta, Usage
 
@@ -54,8 +54,9 @@ class InProcess:
         chat: Chat,
         renderer: Renderer,
         *,
+        ready: Ready,
         report: Json | None = None,
-    ) -> None:
+    ) -> Usage:
         """Generate an answer and send it in the endpoint's form.
 
         Args:
@@ -63,7 +64,11 @@ class InProcess:
             draft: how it is to be generated.
             chat: the conversation as the target is to receive it.
             renderer: of the endpoint.
+            ready: called before the first byte.
             report: to add to the answer.
+
+        Returns:
+            The tokens of the answer.
 
         Raises:
             VLMGuardError: the engine cannot do what is asked, or failed before the first token.
@@ -74,17 +79,19 @@ class InProcess:
             engine, _ = sighted_target(engine, self._perceiver)
         if not draft.stream:
             done = await engine.generate(chat, sampling)
+            await ready(done.usage)
             data = renderer.whole(done.text, done.finish_reason, done.usage)
             await call.answer(200, data if report is None else with_report(data, report))
-            return
+            return done.usage
         deltas = engine.stream(chat, sampling)
         assert isinstance(deltas, AsyncGenerator)  # all engines yield
         async with aclosing(deltas):
             first = await anext(deltas)
+            await ready(Usage())
             await call.start(200, [(b"content-type", EVENTS)])
             await call.more(renderer.opening())
             last = b"" if report is None else report_comment(report)
-            await self._rest(call, first, deltas, renderer, last)
+            return await self._rest(call, first, deltas, renderer, last)
 
     async def _rest(
         self,
@@ -93,7 +100,7 @@ class InProcess:
         deltas: AsyncGenerator[Delta],
         renderer: Renderer,
         last: bytes,
-    ) -> None:
+    ) -> Usage:
         finish_reason, usage = first.finish_reason, first.usage
         if first.text:
             await call.more(renderer.piece(first.text))
@@ -105,8 +112,9 @@ class InProcess:
                     await call.more(renderer.piece(delta.text))
         except VLMGuardError as error:
             await call.end(b"data: " + as_api_error(error).body() + b"\n\n")
-            return
+            return usage or Usage()
         await call.end(renderer.closing(finish_reason or "stop", usage or Usage()) + last)
+        return usage or Usage()
 
     def models(self) -> Json:
         """The body of ``GET /v1/models``."""

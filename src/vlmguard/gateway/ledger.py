@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlmguard.errors import AuditError, VLMGuardError
@@ -15,6 +15,7 @@ from vlmguard.gateway.errors import ApiError
 from vlmguard.gateway.guarding import Decision
 from vlmguard.gateway.metrics import Metrics
 from vlmguard.gateway.settings import Mode
+from vlmguard.types import Usage
 
 _log = logging.getLogger(__name__)
 _LONGEST = 200  # characters of a header
@@ -32,6 +33,7 @@ class Entry:
         decision: once there is one.
         failure: why there is none.
         shadow: the decision that is only noted, when there is to be one.
+        usage: tokens of the target, where they are known before its answer is sent on.
     """
 
     call: Call
@@ -41,6 +43,7 @@ class Entry:
     decision: Decision | None = None
     failure: str | None = None
     shadow: asyncio.Task[Decision] | None = None
+    usage: Usage = field(default_factory=Usage)
     noted: bool = False
 
 
@@ -177,6 +180,7 @@ def audit_record(
             **(decision.steps_ms if decision else {}),
         },
         streamed=entry.streamed,
+        usage=entry.usage,
         prompt=decision.prompt if decision else None,
         rewrite=rewrite.prompt if rewrite is not None and changed else None,
         report=rewrite.report if rewrite else None,

@@ -108,6 +108,7 @@ def make_config(settings: Settings, app: object) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_s,
+        timeout_worker_healthcheck=60,  # a busy machine takes a while to start one
     )
 
 

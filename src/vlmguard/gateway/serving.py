@@ -27,7 +27,7 @@ from vlmguard.gateway.guarding import Decision, decide
 from vlmguard.gateway.inprocess import InProcess, one_chat
 from vlmguard.gateway.ledger import Entry, decision_headers, failure_of, report_of
 from vlmguard.gateway.render import Heading
-from vlmguard.gateway.streaming import relay, report_comment, with_report
+from vlmguard.gateway.streaming import Ready, relay, report_comment, with_report
 from vlmguard.gateway.upstream import Upstream
 from vlmguard.types import Chat, Image, Usage
 
@@ -70,7 +70,7 @@ class Guarded:
         except VLMGuardError as error:
             told = as_api_error(error)
             entry.failure = entry.failure or failure_of(told)
-            gateway.metrics.refused(told.code)
+            self._count(told)
             if told.code != "audit_failed":
                 await gateway.ledger.note(entry, told.status)
             raise told from error
@@ -98,8 +98,7 @@ class Guarded:
         elif isinstance(gateway.target, Upstream):
             await self._forward(entry, gateway.target, orjson.dumps(draft.body), report)
         else:
-            await gateway.ledger.note(entry, 200)
-            await self._generate(call, gateway.target, draft, list(decision.chats), report)
+            await self._generate(entry, gateway.target, draft, list(decision.chats), report)
 
     async def _observe(self, entry: Entry, raw: bytes, body: Json) -> None:
         """Pass the request on as it is; in shadow mode, decide beside it."""
@@ -119,8 +118,7 @@ class Guarded:
         draft = self._api.read(body, gateway.settings.allow_uninspected)
         images = await gateway.pictures.load(draft.pictures, most=16)
         chats = [conversation.chat(images) for conversation in draft.conversations]
-        await gateway.ledger.note(entry, 200)
-        await self._generate(call, gateway.target, draft, chats, None)
+        await self._generate(entry, gateway.target, draft, chats, None)
 
     async def _forward(
         self, entry: Entry, target: Upstream, data: bytes, report: dict[str, Any] | None
@@ -133,8 +131,14 @@ class Guarded:
             response = await target.send(call, self._path, data, query=query)
         gateway.metrics.step("upstream_first_byte", time.perf_counter() - start)
         try:
-            await gateway.ledger.note(entry, response.status)
-            await relay(call, response, broken=self._api.broken, report=report)
+            usage = await relay(
+                call,
+                response,
+                broken=self._api.broken,
+                ready=self._ready(entry, response.status),
+                report=report,
+            )
+            gateway.metrics.tokens("target", usage)
         finally:
             response.close()  # a response that was read has given its connection back already
 
@@ -156,14 +160,39 @@ class Guarded:
 
     async def _generate(
         self,
-        call: Call,
+        entry: Entry,
         target: InProcess,
         draft: Draft,
         chats: list[Chat],
         report: dict[str, Any] | None,
     ) -> None:
-        renderer = self._api.render(self._heading(call, draft))
-        await target.answer(call, draft, one_chat(chats), renderer, report=report)
+        call = entry.call
+        usage = await target.answer(
+            call,
+            draft,
+            one_chat(chats),
+            self._api.render(self._heading(call, draft)),
+            ready=self._ready(entry, 200),
+            report=report,
+        )
+        self._gateway.metrics.tokens("target", usage)
+
+    def _ready(self, entry: Entry, status: int) -> Ready:
+        """Notes the request once its answer is about to begin."""
+
+        async def note(usage: Usage) -> None:
+            entry.usage = usage
+            await self._gateway.ledger.note(entry, status)
+
+        return note
+
+    def _count(self, error: ApiError) -> None:
+        metrics = self._gateway.metrics
+        if error.status < 500:
+            metrics.refused(error.code)
+        else:
+            cause = error.__cause__
+            metrics.failure(error.code, cause if isinstance(cause, Exception) else error)
 
     def _shadow(self, raw: bytes, source: str) -> asyncio.Task[Decision]:
         """A decision on a copy of the body, beside the request."""
@@ -238,7 +267,7 @@ class Passed:
                 call, path.removeprefix("/v1"), body or None, query=query
             )
             try:
-                await relay(call, response, broken=_no_event)
+                await relay(call, response, broken=_no_event, ready=_nothing)
             finally:
                 response.close()
 
@@ -299,6 +328,10 @@ class Reviewed:
             if told.code != "audit_failed":
                 await gateway.ledger.note(entry, told.status)
             raise told from error
+        except asyncio.CancelledError:
+            entry.failure = "the client hung up"
+            gateway.ledger.later(gateway.ledger.note(entry, _GONE))
+            raise
         shown = decision.rewrite.to_json(id=call.id)
         shown["rewriter"] = shown["rewriter"].partition("@http")[0]
         await call.answer(200, orjson.dumps(shown))
@@ -341,6 +374,10 @@ def not_found(call: Call) -> ApiError:
         "on. The operator can add routes with --allow-route",
         code="route_not_allowed",
     )
+
+
+async def _nothing(_usage: Usage) -> None:
+    """Routes that are passed on are not noted."""
 
 
 def _no_event(_error: ApiError) -> bytes:
