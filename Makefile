@@ -33,6 +33,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vlmguard data check datasets/contrast
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
