@@ -20,7 +20,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -180,13 +180,11 @@ async def flood(url: str, bodies: list[bytes]) -> float:
         return len(bodies) / (time.perf_counter() - start)
 
 
-async def synthesize(url: str, pairs: Path, folder: Path) -> float:
-    """Calls a second through the pipeline, all of it: store, parsing, progress."""
-    spec = f"openai:bench@{url}?vision=false"
-    roles = dict.fromkeys(("reasoner", "target", "judge"), spec)
-    players = open_players(roles, concurrency=CONCURRENCY)
-    store = Store(store_path(folder))
-    runner = LocalRunner(
+def local_runner(
+    players: Mapping[str, Player], pairs: Path, store: Store, folder: Path
+) -> LocalRunner:
+    """The run that is measured."""
+    return LocalRunner(
         open_sources([str(pairs)]),
         players=players,
         recipe=Recipe(),
@@ -194,6 +192,15 @@ async def synthesize(url: str, pairs: Path, folder: Path) -> float:
         folder=folder,
         settings=RunSettings(concurrency=CONCURRENCY),
     )
+
+
+async def synthesize(url: str, pairs: Path, folder: Path) -> float:
+    """Calls a second through the pipeline, all of it: store, parsing, progress."""
+    spec = f"openai:bench@{url}?vision=false"
+    roles = dict.fromkeys(("reasoner", "target", "judge"), spec)
+    players = open_players(roles)
+    store = Store(store_path(folder))
+    runner = local_runner(players, pairs, store, folder)
     start = time.perf_counter()
     await runner.run()
     seconds = time.perf_counter() - start
@@ -285,14 +292,7 @@ async def _run_scripted(engine: ScriptedEngine, pairs: Path, folder: Path) -> Lo
     player = Player(engine=engine, identity=engine.spec)
     players = dict.fromkeys(("reasoner", "target", "judge"), player)
     store = Store(store_path(folder))
-    runner = LocalRunner(
-        open_sources([str(pairs)]),
-        players=players,
-        recipe=Recipe(),
-        store=store,
-        folder=folder,
-        settings=RunSettings(concurrency=CONCURRENCY),
-    )
+    runner = local_runner(players, pairs, store, folder)
     total = await runner.run()
     assert total is not None
     sources = open_sources([str(pairs)])

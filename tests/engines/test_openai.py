@@ -521,3 +521,46 @@ def test_key_with_odd_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
         open_engine("openai:m@http://h/v1")
     assert "π" not in str(caught.value)
+
+
+async def test_many_requests_at_once_share_few_connections_each() -> None:
+    """Forty in flight are spread over five clients; one after the other, one client is enough."""
+    most, now = 0, 0
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return reply()
+
+    engine = OpenAIEngine("m", "http://host/v1", transport=httpx.MockTransport(answer))
+    await engine.generate(CHAT, Sampling())
+    await engine.generate(CHAT, Sampling())
+    clients = engine._endpoint._of_this_loop()
+    assert len(clients) == 1
+    await asyncio.gather(*(engine.generate(CHAT, Sampling()) for _ in range(40)))
+    assert most == 40
+    assert len(clients) == 5
+    await engine.aclose()
+
+
+async def test_streams_count_until_they_are_closed() -> None:
+    """An open stream keeps its place; read to the end or left early, it gives it back."""
+    body = sse(chunk("a"), chunk("b", "stop"), "[DONE]")
+    script = Script(*(streamed(body) for _ in range(10)), reply(500), reply(400))
+    engine = script.engine(retries=0)
+    clients = engine._endpoint._of_this_loop()
+    open_ones = [engine.stream(CHAT, Sampling()) for _ in range(10)]
+    for one in open_ones:
+        await anext(one)
+    assert [counted.requests for counted in clients._all] == [8, 2]
+    async for _ in open_ones[0]:
+        pass
+    for one in open_ones[1:]:
+        await cast("AsyncGenerator[Delta, None]", one).aclose()
+    for _ in range(2):
+        with pytest.raises(EngineError):
+            await text_of_stream(engine)
+    assert [counted.requests for counted in clients._all] == [0, 0]

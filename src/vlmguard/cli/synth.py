@@ -171,12 +171,7 @@ def run(
     perceiver = open_perceiver(detectors)
     plan = _Plan(
         sources=open_sources(source, chosen=parse_map(column_map), licence=licence),
-        players=open_players(
-            models,
-            concurrency=concurrency,
-            limits=limits,
-            perceiver=perceiver,
-        ),
+        players=open_players(models, limits=limits, perceiver=perceiver),
         models=models,
         recipe=Recipe(
             attempts=attempts,

@@ -16,6 +16,7 @@ import httpx
 import stamina
 from pydantic import SecretStr
 
+from vlmguard.engines.openai_clients import Clients
 from vlmguard.engines.openai_errors import Busy, explain, explain_event
 from vlmguard.errors import ConfigError, EngineError, EngineTimeout, EngineUnavailable
 
@@ -59,7 +60,7 @@ class Endpoint:
         self._tries = retries + 1
         self._transport = transport
         self._lock = threading.Lock()
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -112,50 +113,43 @@ class Endpoint:
     async def aclose(self) -> None:
         """Close the connections of the running event loop; those of ended loops are gone."""
         with self._lock:
-            client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+            clients = self._clients.pop(asyncio.get_running_loop(), None)
+        if clients is not None:
+            await clients.aclose()
 
     @property
     def _key(self) -> SecretStr | None:
         return self._auth.key if self._auth else None
 
     async def _try(self, content: bytes, *, stream: bool) -> httpx.Response:
-        client = self._client()
-        request = client.build_request(
-            "POST", self.url, content=content, headers={"content-type": "application/json"}
-        )
         try:
-            response = await client.send(request, stream=True, auth=self._auth)
-            if stream and response.is_success:
-                return response
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
+            response = await self._of_this_loop().post(
+                self.url, content=content, auth=self._auth, stream=stream
+            )
         except httpx.HTTPError as error:
             raise self.failed(error) from error
         if response.is_success:
             return response
         raise explain(response, spec=self._name, key=self._key, url=self.url)
 
-    def _client(self) -> httpx.AsyncClient:
-        """The HTTP client of the running event loop: its connections cannot be shared."""
+    def _of_this_loop(self) -> Clients:
+        """The HTTP clients of the running event loop: connections cannot be shared by loops."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            client = self._clients.get(loop)
-            if client is None:
-                client = self._clients[loop] = httpx.AsyncClient(
-                    timeout=self._timeout,
-                    limits=_LIMITS,
-                    transport=self._transport,
-                    verify=_tls(),
-                    # A proxy from the environment is for the network, not for this machine.
-                    mounts=None
-                    if self._transport
-                    else {f"all://{host}": _direct() for host in _LOOPBACK},
-                )
-            return client
+            clients = self._clients.get(loop)
+            if clients is None:
+                clients = self._clients[loop] = Clients(self._client)
+            return clients
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            timeout=self._timeout,
+            limits=_LIMITS,
+            transport=self._transport,
+            verify=_tls(),
+            # A proxy from the environment is for the network, not for this machine.
+            mounts=None if self._transport else {f"all://{host}": _direct() for host in _LOOPBACK},
+        )
 
 
 def _backoff(error: Exception) -> bool | float:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.engines.wrapping import WrappedEngine
 from vlmguard.perception.perceiver import Perceiver
 from vlmguard.quoting import quote
 from vlmguard.types import Chat, Completion, Delta, ImageEvidence, Message, TextBox
@@ -58,11 +59,11 @@ def _text_lines(boxes: tuple[TextBox, ...]) -> list[str]:
     return lines or ["text in it: none found"]
 
 
-class DescribedEngine:
+class DescribedEngine(WrappedEngine):
     """A text-only engine that stands in for a vision-language model.
 
     Every picture is replaced by what `Perceiver` found in it, before the text of its message.
-    Everything else is the engine's own.
+    Everything else is the engine's own; the perceiver belongs to whoever made it.
     """
 
     note = (
@@ -71,22 +72,13 @@ class DescribedEngine:
     )
 
     def __init__(self, engine: Engine, perceiver: Perceiver) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._perceiver = perceiver
-
-    @property
-    def spec(self) -> str:
-        """The engine's own."""
-        return self._engine.spec
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The engine's own, and vision."""
         return self._engine.capabilities | {Capability.VISION}
-
-    async def load(self) -> None:
-        """Load the engine; detectors load with the first picture."""
-        await self._engine.load()
 
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Answer once, from the description of the pictures.
@@ -106,10 +98,6 @@ class DescribedEngine:
         finally:
             if isinstance(deltas, AsyncGenerator):
                 await deltas.aclose()
-
-    async def aclose(self) -> None:
-        """Close the engine; the perceiver belongs to whoever made it."""
-        await self._engine.aclose()
 
     async def _described(self, chat: Chat) -> Chat:
         found = await asyncio.gather(*(self._perceiver.perceive(image) for image in chat.images))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.engines import Engine, Sampling
+from vlmguard.engines.wrapping import WrappedEngine
 from vlmguard.synthesis.outcomes import Stage
 from vlmguard.synthesis.rows import Call
-from vlmguard.types import Chat, Completion, Delta, Usage
+from vlmguard.types import Chat, Completion, Usage
 
 
 class Stopped(Exception):
@@ -51,11 +51,10 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEngine:
+class StoredEngine(WrappedEngine):
     """``engine`` as one stage uses it.
 
-    Attributes:
+    Args:
         engine: the model.
         model: its spec, and what else decides its answers (the eyes of a blind one).
         stage: that asks.
@@ -64,26 +63,22 @@ class StoredEngine:
         watcher: hears of calls.
     """
 
-    engine: Engine
-    model: str
-    stage: Stage
-    prompt: str
-    store: Answers
-    watcher: Watcher
-
-    @property
-    def spec(self) -> str:
-        """The model's own."""
-        return self.engine.spec
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """The model's own."""
-        return self.engine.capabilities
-
-    async def load(self) -> None:
-        """Load the model."""
-        await self.engine.load()
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        model: str,
+        stage: Stage,
+        prompt: str,
+        store: Answers,
+        watcher: Watcher,
+    ) -> None:
+        super().__init__(engine)
+        self._model = model
+        self._stage = stage
+        self._prompt = prompt
+        self._store = store
+        self._watcher = watcher
 
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """The stored answer, or the model's, which is stored before it is returned.
@@ -93,29 +88,18 @@ class StoredEngine:
             StoreError: the answer could not be stored.
             EngineError: the model did not answer.
         """
-        key = _key(self.stage, self.prompt, self.model, chat, sampling)
-        call = Call(key=key, stage=self.stage, model=self.model, prompt=self.prompt)
-        known = await self.store.find(call)
+        key = _key(self._stage, self._prompt, self._model, chat, sampling)
+        call = Call(key=key, stage=self._stage, model=self._model, prompt=self._prompt)
+        known = await self._store.find(call)
         if known is not None:
-            self.watcher.called(self.stage, self.model, known.usage, stored=True)
+            self._watcher.called(self._stage, self._model, known.usage, stored=True)
             return known
-        if self.watcher.stopping:
+        if self._watcher.stopping:
             raise Stopped
-        completion = await self.engine.generate(chat, sampling)
-        await self.store.keep_answer(call, completion)
-        self.watcher.called(self.stage, self.model, completion.usage, stored=False)
+        completion = await self._engine.generate(chat, sampling)
+        await self._store.keep_answer(call, completion)
+        self._watcher.called(self._stage, self._model, completion.usage, stored=False)
         return completion
-
-    async def stream(self, chat: Chat, sampling: Sampling) -> AsyncIterator[Delta]:
-        """The answer at once."""
-        completion = await self.generate(chat, sampling)
-        yield Delta(
-            text=completion.text, finish_reason=completion.finish_reason, usage=completion.usage
-        )
-
-    async def aclose(self) -> None:
-        """Close the model."""
-        await self.engine.aclose()
 
 
 def _key(stage: str, prompt: str, model: str, chat: Chat, sampling: Sampling) -> bytes:

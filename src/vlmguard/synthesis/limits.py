@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import stamina
 
-from vlmguard.engines import Capability, Engine, Sampling
+from vlmguard.engines import Engine, Sampling
+from vlmguard.engines.wrapping import WrappedEngine
 from vlmguard.errors import ConfigError, EngineError, MissingExtra
-from vlmguard.types import Chat, Completion, Delta
+from vlmguard.types import Chat, Completion
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -49,7 +49,7 @@ def estimate_tokens(chat: Chat) -> int:
     return characters // _CHARACTERS_A_TOKEN + IMAGE_TOKENS * len(chat.images) + 8
 
 
-class LimitedEngine:
+class LimitedEngine(WrappedEngine):
     """``engine`` within limits. Belongs to one event loop.
 
     Before a call its tokens are estimated, from the average answer so far; what it took more is
@@ -64,26 +64,12 @@ class LimitedEngine:
     """
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._limits = limits
         self._requests = _limiter(limits.requests_per_minute)
         self._tokens = _limiter(limits.tokens_per_minute)
         self._answer_tokens = 256.0  # moving average
         self._debt = 0.0
-
-    @property
-    def spec(self) -> str:
-        """The engine's own."""
-        return self._engine.spec
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """The engine's own."""
-        return self._engine.capabilities
-
-    async def load(self) -> None:
-        """Load the model."""
-        await self._engine.load()
 
     async def generate(self, chat: Chat, sampling: Sampling) -> Completion:
         """Wait for a turn, then ask; again after a retryable failure.
@@ -119,17 +105,6 @@ class LimitedEngine:
         self._answer_tokens += 0.1 * (used.completion_tokens - self._answer_tokens)
         self._debt += max(0.0, used.prompt_tokens + used.completion_tokens - asked)
         return completion
-
-    async def stream(self, chat: Chat, sampling: Sampling) -> AsyncIterator[Delta]:
-        """The answer at once."""
-        completion = await self.generate(chat, sampling)
-        yield Delta(
-            text=completion.text, finish_reason=completion.finish_reason, usage=completion.usage
-        )
-
-    async def aclose(self) -> None:
-        """Close the engine."""
-        await self._engine.aclose()
 
 
 def _retryable(error: Exception) -> bool:

@@ -9,7 +9,6 @@ from vlmguard.engines import Capability, Engine, EngineSpec, open_engine
 from vlmguard.perception import DescribedEngine, Perceiver
 from vlmguard.synthesis.limits import LimitedEngine, Limits
 from vlmguard.synthesis.progress import is_hosted
-from vlmguard.synthesis.spread import SpreadEngine
 
 _WITHOUT_EFFECT = {"timeout", "retries", "key_env", "stream_usage", "streaming", "logprobs"}
 """Options of a hosted model that change how it is asked, not what it answers."""
@@ -33,7 +32,6 @@ class Player:
 def open_players(
     specs: Mapping[str, str],
     *,
-    concurrency: int = 16,
     limits: Limits = _NO_LIMITS,
     perceiver: Perceiver | None = None,
 ) -> dict[str, Player]:
@@ -41,7 +39,6 @@ def open_players(
 
     Args:
         specs: role (``reasoner``, ``target``, ``judge``) → spec.
-        concurrency: calls that are expected at once.
         limits: for hosted models; those on this machine are as fast as they are.
         perceiver: describes pictures to models that cannot see.
 
@@ -52,14 +49,8 @@ def open_players(
     opened: dict[str, Player] = {}
     for spec in specs.values():
         if spec not in opened:
-            opened[spec] = player(_open(spec, concurrency), limits=limits, perceiver=perceiver)
+            opened[spec] = player(open_engine(spec), limits=limits, perceiver=perceiver)
     return {role: opened[spec] for role, spec in specs.items()}
-
-
-def _open(spec: str, concurrency: int) -> Engine:
-    if is_hosted(spec):
-        return SpreadEngine(lambda: open_engine(spec), concurrency)
-    return open_engine(spec)
 
 
 def player(

@@ -199,7 +199,7 @@ class Worker:
         self._free = asyncio.Semaphore(plan.at_once)
         self._failure: Raised | None = None
         try:
-            players = plan.models.open(plan.at_once)
+            players = plan.models.open()
             self._check(players)
             self._casts = cast_all(players, self._answers, _Unwatched())
         except VLMGuardError as error:

@@ -33,11 +33,10 @@ class RayModels:
     limits: Limits = Limits()  # noqa: RUF009  # frozen
     detectors: tuple[str, ...] | None = None
 
-    def open(self, concurrency: int) -> dict[str, Player]:
-        """Open them, for that many calls at once; raises as `open_players`."""
+    def open(self) -> dict[str, Player]:
+        """Open them; raises as `open_players`."""
         return open_players(
             self.specs,
-            concurrency=concurrency,
             limits=self.limits,
             perceiver=None if self.detectors is None else Perceiver(self.detectors),
         )

@@ -98,7 +98,7 @@ class RayRunner(LocalRunner):
     ) -> None:
         super().__init__(
             sources,
-            players=models.open(1),
+            players=models.open(),
             recipe=recipe,
             store=store,
             folder=folder,

@@ -288,7 +288,7 @@ def cast_all(players: Mapping[str, Player], store: Answers, watcher: Watcher) ->
         if player is None:
             return None
         return StoredEngine(
-            engine=player.engine,
+            player.engine,
             model=player.identity,
             stage=stage,
             prompt=_PROMPTS_OF.get((stage, role), ""),
