@@ -86,6 +86,9 @@ class Guard:
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._memo: Memo[str, Rewrite] = Memo(cache_size)
         self._store = store
+        self._rules = hashlib.sha256(
+            f"{self._policy.fingerprint}{self._rewriter.fingerprint}".encode()
+        )
 
     @property
     def policy(self) -> Policy:
@@ -146,18 +149,23 @@ class Guard:
         rewrites: list[Rewrite] = []
         refusal: str | None = None
         last = max(i for i, message in enumerate(chat.messages) if message.role == "user")
+        read = self._rules.copy()  # what the next decision depends on, hashed as it grows
         for index, message in enumerate(chat.messages):
-            if message.role != "user":
-                messages.append(message)
-                continue
-            rewrite = await self._decide(Chat(messages=(*messages, message)))
-            rewrites.append(rewrite)
-            if rewrite.action == "refuse" and index == last:
-                refusal = self._policy.refusal
-            if rewrite.action == "refuse" and index != last:
-                messages.append(Message(role="user", text=WITHHELD))
-            else:
-                messages.append(replace(message, text=rewrite.prompt))
+            sent = message
+            if message.role == "user":
+                asked = read.copy()
+                _feed(asked, message)
+                rewrite = await self._decide(asked.hexdigest(), Chat(messages=(*messages, message)))
+                rewrites.append(rewrite)
+                if rewrite.action != "refuse":
+                    if rewrite.prompt != message.text:
+                        sent = replace(message, text=rewrite.prompt)
+                elif index == last:
+                    refusal = self._policy.refusal
+                else:
+                    sent = Message(role="user", text=WITHHELD)
+            messages.append(sent)
+            _feed(read, sent)
         return Prepared(
             chat=Chat(messages=tuple(messages)),
             refusal=refusal,
@@ -191,10 +199,14 @@ class Guard:
         for message in users:
             check_text(message.text, self._policy.max_prompt_chars)
 
-    async def _decide(self, chat: Chat) -> Rewrite:
-        """The decision about the last turn: remembered, or made now."""
+    async def _decide(self, key: str, chat: Chat) -> Rewrite:
+        """The decision about the last turn: remembered, or made now.
+
+        Args:
+            key: what the decision depends on: rules, rewriter, texts and pictures.
+            chat: ends with that turn.
+        """
         start = time.perf_counter()
-        key = self._key(chat)
         known = self._memo.peek(key)
         if known is not None:
             elapsed = (time.perf_counter() - start) * 1000
@@ -247,19 +259,15 @@ class Guard:
             failure=f"{type(error).__name__}: {error}",
         )
 
-    def _key(self, chat: Chat) -> str:
-        """What the decision depends on: rules, rewriter, texts and pictures."""
-        digest = hashlib.sha256()
-        for part in (self._policy.fingerprint, self._rewriter.fingerprint):
-            digest.update(part.encode())
-        for message in chat.messages:
-            if message.role == "system":
-                continue  # the operator's; rewriters do not read it
-            for field in (message.role, message.text, *(image.sha256 for image in message.images)):
-                data = field.encode()
-                digest.update(len(data).to_bytes(8) + data)
-            digest.update(b"\xff")
-        return digest.hexdigest()
+
+def _feed(digest: hashlib._Hash, message: Message) -> None:
+    """Add a message to what a decision depends on."""
+    if message.role == "system":
+        return  # the operator's; rewriters do not read it
+    for field in (message.role, message.text, *(image.sha256 for image in message.images)):
+        data = field.encode()
+        digest.update(len(data).to_bytes(8) + data)
+    digest.update(b"\xff")
 
 
 def check_text(text: str, max_chars: int) -> None:
