@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,7 +18,7 @@ from rich.text import Text
 from vlmguard.cli.show import err
 from vlmguard.evals.estimate import ASSUMPTIONS, RunForecast
 from vlmguard.evals.progress import Progress
-from vlmguard.evals.types import Cell, Estimate, Results
+from vlmguard.evals.types import Cell, Results
 
 _REDRAW_S = 0.5
 _LINE_S = 10.0
@@ -82,7 +84,8 @@ def _summary(progress: Progress) -> str:
         if count:
             parts.append(f"{count:,} {name}")
     if progress.done:
-        parts.append(f"{progress.per_second():.3g}/s")
+        pace = progress.per_second()
+        parts.append(f"{pace:,.0f}/s" if pace >= 10 else f"{pace:.2g}/s")
     left = progress.seconds_left()
     if left:
         parts.append(f"{timedelta(seconds=round(left))} left")
@@ -92,43 +95,56 @@ def _summary(progress: Progress) -> str:
 
 
 def results_table(results: Results) -> RenderableType:
-    """The table of a run: one a target, rows by benchmark, defence and judge."""
-    names = list(dict.fromkeys(name for cell in results.cells for name in cell.metrics))
-    tables: list[RenderableType] = []
-    for target in dict.fromkeys(cell.target for cell in results.cells):
-        table = Table(title=Text(target), title_justify="left", pad_edge=False)
-        for name in ("benchmark", "defence", "judge"):
-            table.add_column(name, overflow="fold")
-        for name in (*names, "answers", "failed", "empty", "unscored", "ms", "+ms", "+calls"):
-            table.add_column(name.replace("_", " "), justify="right")
-        last = ""
-        for cell in (cell for cell in results.cells if cell.target == target):
-            where = f"{cell.benchmark} {cell.subset}".strip()
-            table.add_row(*_row(cell, names, "" if where == last else where))
-            last = where
-        tables.append(table)
-    return Group(*tables)
+    """A table for each target, judge and (part of a) benchmark, with a row a defence."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in results.cells:
+        part = f"{cell.benchmark} {cell.subset}".strip()
+        groups.setdefault((cell.target, part, cell.judge), []).append(cell)
+    tables = [_part_table(*key, cells) for key, cells in groups.items()]
+    notes = ["[…] 95 % intervals; ms and calls are what the defence adds"]
+    if any("*" in _figure(cell, name) for cell in results.cells for name in cell.metrics):
+        notes.append("* differs from none, p < 0.05")
+    return Group(*tables, Text("; ".join(notes), style="dim"))
 
 
-def _row(cell: Cell, names: list[str], where: str) -> list[RenderableType]:
-    return [
-        Text(where),
-        Text(cell.defence),
-        Text(cell.judge),
-        *(Text(_figure(cell.metrics.get(name))) for name in names),
-        *(Text(f"{count:,}") for count in (cell.answers, cell.failed, cell.empty, cell.unscored)),
-        Text(f"{cell.latency_ms:,.0f}"),
-        Text(f"{cell.defence_ms:,.0f}"),
-        Text(f"{cell.calls:.2f}"),
+def _part_table(target: str, part: str, judge: str, cells: Sequence[Cell]) -> Table:
+    title = Text.assemble((part, "bold"), f" · {target} · judge {judge}")
+    table = Table(title=title, title_justify="left", title_style="none", box=SIMPLE, pad_edge=False)
+    names = list(dict.fromkeys(name for cell in cells for name in cell.metrics))
+    table.add_column("defence", overflow="fold", min_width=12)
+    for name in (*names, "answers", "unscored", "ms", "calls"):
+        table.add_column(name.replace("_", " "), justify="right")
+    for cell in cells:
+        table.add_row(
+            Text(cell.defence),
+            *(Text(_figure(cell, name)) for name in names),
+            f"{cell.answers:,}",
+            _unscored(cell),
+            f"{cell.defence_ms:,.0f}",
+            f"{cell.calls:.1f}",
+        )
+    return table
+
+
+def _unscored(cell: Cell) -> str:
+    parts = [
+        f"{count:,} {name}"
+        for count, name in ((cell.failed, "failed"), (cell.empty, "empty"))
+        if count
     ]
+    return f"{cell.unscored:,} ({', '.join(parts)})" if parts else f"{cell.unscored:,}"
 
 
-def _figure(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    if 0 <= estimate.low <= estimate.high <= 1:
-        return f"{estimate.value:.1%} [{100 * estimate.low:.0f}–{100 * estimate.high:.0f}]"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}–{estimate.high:.2f}]"
+def _figure(cell: Cell, name: str) -> str:
+    """Value, interval, and a star where it differs from ``none``."""
+    found = cell.metrics.get(name)
+    if found is None:
+        return "–"
+    compared = cell.differences.get(name)
+    star = "*" if compared is not None and compared.p < 0.05 else ""
+    if 0 <= found.low <= found.high <= 1:
+        return f"{found.value:.0%} [{100 * found.low:.0f}–{100 * found.high:.0f}]{star}"
+    return f"{found.value:.1f} [{found.low:.1f}–{found.high:.1f}]{star}"
 
 
 def estimate_view(found: RunForecast) -> tuple[RenderableType, dict[str, Any]]:

@@ -30,6 +30,7 @@ from vlmguard.cli import (
     synth,
     train,
 )
+from vlmguard.cli import eval as eval_
 from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError, DataError, InputError, VLMGuardError
 
@@ -52,6 +53,7 @@ app.add_typer(synth.app, name="synth")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(train.train)
+app.add_typer(eval_.app, name="eval")
 app.command()(models.pull)
 app.command()(models.models)
 

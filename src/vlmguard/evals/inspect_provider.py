@@ -18,6 +18,7 @@ from vlmguard.evals.inspect_wire import PrerequisiteError, from_config, from_ins
 from vlmguard.perception import DEFAULT_DETECTORS, DescribedEngine, Perceiver
 
 _CONNECTIONS = 8
+_CHARACTERS_A_TOKEN = 4
 
 
 class EngineAPI(ModelAPI):
@@ -85,6 +86,10 @@ class EngineAPI(ModelAPI):
     async def aclose(self) -> None:
         """Free what the engine holds."""
         await self.engine.aclose()
+
+    async def count_text_tokens(self, text: str) -> int:
+        """A guess, for Inspect's limits; its own would download a tokenizer of another model."""
+        return len(text) // _CHARACTERS_A_TOKEN + 1
 
     def max_connections(self) -> int:
         """Calls at once, where the user says nothing."""
