@@ -263,19 +263,18 @@ class Server:
     key: str | None = field(repr=False)
 
 
-def server_of(spec: EngineSpec, *, key_env: str | None = None) -> Server:
+def server_of(spec: EngineSpec) -> Server:
     """The server that a spec names, for callers that speak HTTP themselves.
 
     Args:
         spec: ``openai:MODEL@URL``; its options are not read, but for ``key_env``.
-        key_env: environment variable with the key, before the spec's own.
 
     Raises:
         ConfigError: a malformed spec, or a key variable that is not set.
     """
     model, url = _model_and_url(spec)
     endpoint_url(url)
-    return Server(model=model, url=url, key=_key(spec, key_env or spec.options.get("key_env")))
+    return Server(model=model, url=url, key=_key(spec, spec.options.get("key_env")))
 
 
 def _model_and_url(spec: EngineSpec) -> tuple[str, str]:

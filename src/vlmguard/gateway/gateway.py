@@ -24,7 +24,7 @@ from vlmguard.gateway.pictures import Pictures
 from vlmguard.gateway.policies import Policies
 from vlmguard.gateway.settings import Mode, Settings
 from vlmguard.gateway.tracing import Tracing, open_tracing
-from vlmguard.gateway.upstream import Upstream, is_upstream
+from vlmguard.gateway.upstream import Upstream, is_upstream, target_spec
 from vlmguard.images.fetch import Fetcher, FetchLimits
 from vlmguard.perception import Perceiver
 from vlmguard.rewriting import Policy, Rewriter, open_rewriter
@@ -202,7 +202,7 @@ class Gateway:
             engine = (
                 self.target.engine
                 if isinstance(self.target, InProcess)
-                else open_engine(self.settings.target)
+                else open_engine(target_spec(self.settings))
             )
         opened = open_rewriter(self.settings.rewriter, target=engine, perceiver=self.perceiver)
         return CarefulRewriter(opened, self._breaker)

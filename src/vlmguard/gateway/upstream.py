@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import quote
 
+from vlmguard.engines import open_engine
 from vlmguard.engines.openai import server_of
 from vlmguard.engines.spec import EngineSpec
 from vlmguard.errors import MissingExtra
@@ -75,8 +77,9 @@ class Upstream:
     """
 
     def __init__(self, settings: Settings) -> None:
-        spec = EngineSpec.parse(settings.target)
-        server = server_of(spec, key_env=settings.target_key_env)
+        spec = EngineSpec.parse(target_spec(settings))
+        open_engine(str(spec))  # checks the options; nothing connects
+        server = server_of(spec)
         self.model = server.model
         self.name = f"openai:{server.model}@{server.url}"
         self.breaker = Breaker()
@@ -201,6 +204,15 @@ def headers_back(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
         for name, value in response.raw_headers
         if (lower := name.lower()) not in _NOT_PASSED_BACK and not lower.startswith(b"x-vlmguard-")
     ]
+
+
+def target_spec(settings: Settings) -> str:
+    """The target's spec, with the variable of its key."""
+    spec = EngineSpec.parse(settings.target)
+    if settings.target_key_env is None or spec.scheme != "openai":
+        return settings.target
+    options = {**spec.options, "key_env": settings.target_key_env}
+    return str(replace(spec, options=options))
 
 
 def is_upstream(spec: str) -> bool:
