@@ -156,9 +156,8 @@ def test_wrong_options_are_told(log: Path, arguments: tuple[str, ...], told: str
 
 
 def test_following_ends_quietly_with_control_c(tmp_path: Path) -> None:
-    """New records come as they are written; then exit code 130."""
+    """It waits for the log, shows records as they are written, and leaves with exit code 130."""
     place = tmp_path / "audit.db"
-    write(place, RECORDS[:1])
     program = (  # a shell may have told its background jobs to ignore the signal
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from vlmguard.cli.main import main; main()"
@@ -171,6 +170,9 @@ def test_following_ends_quietly_with_control_c(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("waiting for")
+    write(place, RECORDS[:1])
     assert "req-1" in process.stdout.readline()
     write(place, RECORDS[1:2])
     assert "req-2" in process.stdout.readline()

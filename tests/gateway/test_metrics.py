@@ -62,6 +62,15 @@ def test_a_decision_counts_with_its_steps_tokens_and_level() -> None:
     assert value(metrics, "vlmguard_tokens_total", model="rewriter", kind="prompt") == 300
 
 
+def test_what_passed_unguarded_is_a_failure() -> None:
+    """By its type only: the message may be anything."""
+    metrics = Metrics()
+    metrics.decision(replace(SAFE, failure="EngineTimeout: what a prompt"), mode="enforce")
+    assert value(metrics, "vlmguard_failures_total", place="passed_unguarded",
+                 error="EngineTimeout") == 1  # fmt: skip
+    assert b"prompt" not in metrics.render().replace(b'kind="prompt"', b"")
+
+
 def test_requests_in_flight_go_up_and_down() -> None:
     """Also when one fails."""
     metrics = Metrics()

@@ -18,7 +18,7 @@ from vlmguard.cli import audit_views as views
 from vlmguard.cli.options import JsonOption
 from vlmguard.cli.show import err, out
 from vlmguard.errors import ConfigError
-from vlmguard.gateway.audit import AuditQuery, AuditRecord, open_reader
+from vlmguard.gateway.audit import AuditQuery, AuditRecord, audit_place, open_reader
 from vlmguard.gateway.audit_export import AuditFormat, export_records, format_of
 from vlmguard.gateway.audit_stats import AuditStats
 
@@ -72,6 +72,10 @@ def tail(
     query = _query(
         verdict=verdict, category=category, action=action, policy=policy, key=key, failed=failed
     )
+    if follow and not audit_place(log)[1].exists():
+        err.print(f"waiting for {log}", style="dim", markup=False)
+        while not audit_place(log)[1].exists():
+            time.sleep(_POLL_S)
     with closing(open_reader(log)) as reader:
         for record in reader.records(query, last=lines):
             _print(record, as_json=as_json)

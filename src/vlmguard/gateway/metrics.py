@@ -137,6 +137,9 @@ class Metrics:
             self.lookup("guard")
         for step, elapsed in rewrite.timings_ms.items():
             self.step(step, elapsed / 1000)
+        if rewrite.failure is not None:  # "Type: message"; let through under an open policy
+            kind = rewrite.failure.partition(":")[0]
+            self._failures.labels("passed_unguarded", kind if kind.isidentifier() else "").inc()
         if rewrite.usage != _NO_TOKENS:
             self.tokens("rewriter", rewrite.usage)
 
