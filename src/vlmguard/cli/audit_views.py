@@ -29,8 +29,9 @@ def record_line(record: AuditRecord) -> Text:
     for width, value in ((19, record.category), (8, record.action), (10, record.policy)):
         line.append(f"  {_flat(value or '-'):{width}}")
     line.append(f"  {record.status}")
-    if (total := record.latency_ms.get("total")) is not None:
-        line.append(f"  {total:7.1f} ms")
+    spent = [record.latency_ms[step] for step in ("total", "response") if step in record.latency_ms]
+    if spent:  # until the end, or where that was not known yet, until the answer began
+        line.append(f"  {spent[0]:7.1f} ms")
     if record.mode != "enforce":
         line.append(f"  {record.mode}", "cyan")
     if record.shadow_verdict and record.shadow_verdict != record.verdict:
