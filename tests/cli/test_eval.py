@@ -44,6 +44,9 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, ["eval", *map(str, words)])
 
 
+QUIET = ("--no-logs", "--report", "none")
+
+
 def told(result: Result) -> str:
     """What the user is told of an error."""
     assert result.exit_code != 0
@@ -59,7 +62,8 @@ def test_a_run_prints_a_table_and_writes_its_files(
     words = [f"custom:{items}", *options, "--out", tmp_path / "run", "--no-logs"]
     result = call(*words)
     assert result.exit_code == 0, result.output
-    assert "self-reminder" in result.stdout
+    assert "self-remi" in result.stdout  # folded to the width of the terminal
+    assert (tmp_path / "run" / "report.html").is_file()
     assert len(server.asked) == 12
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {cell["defence"] for cell in results["cells"]} == {"none", "self-reminder"}
@@ -73,9 +77,9 @@ def test_a_run_prints_a_table_and_writes_its_files(
 def test_judging_again_generates_nothing(server: Scripted, items: Path, tmp_path: Path) -> None:
     """`vlmguard eval judge` asks the new judge for every answer and no target."""
     out = tmp_path / "run"
-    call(f"custom:{items}", "-t", server.spec(), "-d", "none", "-o", out, "--no-logs")
+    call(f"custom:{items}", "-t", server.spec(), "-d", "none", "-o", out, *QUIET)
     before = (out / "answers.jsonl").read_bytes()
-    result = call("judge", out, "--judge", "refusal", "--json", "--no-logs")
+    result = call("judge", out, "--judge", "refusal", "--json", *QUIET)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["cells"][0]["judge"] == "refusal"
     assert len(server.asked) == 6
@@ -87,9 +91,7 @@ def test_failed_and_empty_answers_are_counted_apart(server: Scripted, tmp_path: 
     prompts = ["plain", "this is too long", "say nothing", "refuse this"]
     items = write_items(tmp_path / "items.jsonl", prompts)
     out = tmp_path / "run"
-    result = call(
-        f"custom:{items}", "-t", server.spec(), "-d", "none", "-o", out, "--json", "--no-logs"
-    )
+    result = call(f"custom:{items}", "-t", server.spec(), "-d", "none", "-o", out, "--json", *QUIET)
     assert result.exit_code == 1
     (cell,) = json.loads(result.stdout)["cells"]
     assert (cell["answers"], cell["failed"], cell["empty"], cell["unscored"]) == (4, 1, 1, 2)
@@ -105,7 +107,7 @@ def test_a_recipe_says_the_same_as_the_options(
         f"benchmarks: ['custom:{items}']\ntargets: ['{server.spec()}']\ndefences: none\n"
         f"judges: [refusal]\nout: {tmp_path / 'run'}\nlimit: 5\n"
     )
-    result = call(recipe, "--limit", 2, "--no-logs")
+    result = call(recipe, "--limit", 2, *QUIET)
     assert result.exit_code == 0, result.output
     assert len(server.asked) == 2
 
@@ -128,7 +130,7 @@ def test_dry_run_asks_nobody_and_a_probe_is_kept(
     assert result.exit_code == 0, result.output
     assert "8 answers in about" in result.stdout
     calls = len(server.asked)
-    call(*words, "--no-logs")
+    call(*words, *QUIET)
     assert len(server.asked) == calls + 8
 
 
@@ -158,7 +160,7 @@ def test_wrong_names_are_told_before_anything_runs(
 
 
 def start(items: Path, server: Scripted, out: Path) -> subprocess.Popen[bytes]:
-    options = ["-t", server.spec(), "-d", "none,self-reminder", "-o", out, "-c", "4", "--no-logs"]
+    options = ["-t", server.spec(), "-d", "none,self-reminder", "-o", out, "-c", "4", *QUIET]
     return subprocess.Popen(
         [sys.executable, "-m", "vlmguard.cli.main", "eval", f"custom:{items}", *map(str, options)],
         stdout=subprocess.PIPE,
@@ -190,13 +192,14 @@ def test_a_killed_run_goes_on_where_it_was(server: Scripted, tmp_path: Path) -> 
     assert 0 < kept < 48
     assert calls - kept <= 4
     result = call(
-        f"custom:{items}", "-t", server.spec(), "-d", "none,self-reminder", "-o", out, "--no-logs"
+        f"custom:{items}", "-t", server.spec(), "-d", "none,self-reminder", "-o", out, *QUIET
     )
     assert result.exit_code == 0, result.output
     assert len(server.asked) == calls + 48 - kept
     assert stored(out) == 48
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_order(server: Scripted, tmp_path: Path) -> None:
     """Ctrl-C keeps the answers on their way, exits with 130 and says how to go on."""
     items = write_items(tmp_path / "items.jsonl", [f"question {number}" for number in range(40)])

@@ -14,12 +14,12 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from vlmguard.cli.eval_views import Display, estimate_view, results_table
+from vlmguard.cli.eval_views import Display, estimate_view
 from vlmguard.cli.options import JsonOption
 from vlmguard.cli.show import err, out
 from vlmguard.errors import ConfigError
 from vlmguard.evals.estimate import forecast
-from vlmguard.evals.lineup import Lineup, Suite, open_judges, open_lineup, open_suites
+from vlmguard.evals.lineup import Lineup, Suite, open_judges, open_lineup, open_suites, survey
 from vlmguard.evals.plan import EvalPlan, load_plan
 from vlmguard.evals.run import Run, RunSettings
 from vlmguard.evals.store import RunStore
@@ -50,7 +50,13 @@ OutOption = Annotated[
     typer.Option("--out", "-o", help="Folder of the run, or its new name. Default: runs/eval."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a run.")]
-FORMATS = ("html", "md", "csv", "latex")
+FormatOption = Annotated[
+    str,
+    typer.Option("--report", "-f", help="Comma-separated: html, md, csv, tex, json; or none."),
+]
+LogsOption = Annotated[
+    bool, typer.Option("--logs/--no-logs", help="Write logs for `inspect view`.")
+]
 
 
 @app.command()
@@ -97,9 +103,8 @@ def run(
         bool,
         typer.Option("--retry-failed", help="Ask again where an earlier run got no answer at all."),
     ] = False,
-    logs: Annotated[
-        bool, typer.Option("--logs/--no-logs", help="Write logs for `inspect view`.")
-    ] = True,
+    report: FormatOption = "html",
+    logs: LogsOption = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print counts, calls, tokens and time; ask no model.")
     ] = False,
@@ -130,11 +135,11 @@ def run(
     )
     if probe is not None and not dry_run:
         raise ConfigError(f"--probe {probe} is of use with --dry-run only")
-    opened = _Opened.of(plan)
+    outputs = _Outputs.of(report, logs=logs)
     if dry_run:
-        _estimate(opened, probe, as_json=as_json)
+        _estimate(plan, probe, as_json=as_json)
         return
-    _execute(opened, retry_failed=retry_failed, logs=logs, as_json=as_json)
+    _execute(_Opened.of(plan), outputs, retry_failed=retry_failed, as_json=as_json)
 
 
 @app.command()
@@ -144,14 +149,14 @@ def judge(
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", "-c", min=1, help="Answers at once.")
     ] = None,
-    logs: Annotated[
-        bool, typer.Option("--logs/--no-logs", help="Write logs for `inspect view`.")
-    ] = True,
+    report: FormatOption = "html",
+    logs: LogsOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a run's answers by more judges; nothing is generated again."""
     from vlmguard.evals.collect import read_run_file, write_run_file  # noqa: PLC0415
 
+    outputs = _Outputs.of(report, logs=logs)
     known = read_run_file(folder)
     plan = known.plan.model_copy(update={"out": folder})
     if concurrency is not None:
@@ -167,7 +172,7 @@ def judge(
         going = _new_run(plan, suites, store)
         finished = asyncio.run(_go(going, going.judge(known.entries, judges)))
         write_run_file(folder, known)
-        results = _publish(known, suites, store, logs=logs)
+        results = _publish(known, suites, store, outputs)
     finally:
         store.close()
     _tell(results, plan, finished=finished, as_json=as_json)
@@ -176,13 +181,11 @@ def judge(
 @app.command()
 def report(
     folder: RunArgument,
-    formats: Annotated[
-        str, typer.Option("--format", "-f", help=f"Comma-separated: {', '.join(FORMATS)}.")
-    ] = "html",
+    formats: FormatOption = "html",
 ) -> None:
-    """Write a run's report into its folder."""
+    """Write a run's report into its folder (again)."""
     from vlmguard.evals.collect import collect, read_run_file  # noqa: PLC0415
-    from vlmguard.evals.report import write_report  # noqa: PLC0415
+    from vlmguard.evals.report import parse_formats, write_report  # noqa: PLC0415
 
     known = read_run_file(folder)
     suites = open_suites(known.plan)
@@ -191,8 +194,39 @@ def report(
         results = collect(known, suites, store)
     finally:
         store.close()
-    for path in write_report(results, folder, _formats(formats)):
+    for path in write_report(results, folder, parse_formats(formats)):
         out.print(Text(str(path)))
+
+
+@app.command()
+def logs(folder: RunArgument) -> None:
+    """Write a run's logs for `inspect view` (again), e.g. after a crash."""
+    from vlmguard.evals.collect import collect, read_run_file  # noqa: PLC0415
+    from vlmguard.evals.inspect_logs import write_logs  # noqa: PLC0415  # slow to import
+
+    known = read_run_file(folder)
+    suites = open_suites(known.plan)
+    store = RunStore(folder, read_only=True)
+    try:
+        paths = write_logs(folder / "logs", collect(known, suites, store))
+    finally:
+        store.close()
+    out.print(f"{len(paths)} logs; look at them with: inspect view --log-dir {folder / 'logs'}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outputs:
+    """What is written beside the store and ``results.json``."""
+
+    formats: tuple[str, ...]
+    logs: bool
+
+    @classmethod
+    def of(cls, report: str, *, logs: bool) -> _Outputs:
+        """What the options say; a wrong format is told before anything runs."""
+        from vlmguard.evals.report import parse_formats  # noqa: PLC0415
+
+        return cls(formats=() if report == "none" else parse_formats(report), logs=logs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +246,7 @@ class _Opened:
         return cls(plan=plan, suites=open_suites(plan), lineup=lineup, judges=judges)
 
 
-def _execute(opened: _Opened, *, retry_failed: bool, logs: bool, as_json: bool) -> None:
+def _execute(opened: _Opened, outputs: _Outputs, *, retry_failed: bool, as_json: bool) -> None:
     from vlmguard.evals.collect import describe_run, write_run_file  # noqa: PLC0415  # scipy
 
     plan = opened.plan
@@ -223,7 +257,7 @@ def _execute(opened: _Opened, *, retry_failed: bool, logs: bool, as_json: bool) 
         write_run_file(plan.out, known)
         going = _new_run(plan, opened.suites, store, retry_failed=retry_failed)
         finished = asyncio.run(_go(going, _answer_and_judge(going, opened)))
-        results = _publish(known, opened.suites, store, logs=logs)
+        results = _publish(known, opened.suites, store, outputs)
     finally:
         store.close()
     _tell(results, plan, finished=finished, as_json=as_json)
@@ -277,13 +311,18 @@ def _stop(run: Run) -> None:
     run.stop()
 
 
-def _publish(known: RunFile, suites: Sequence[Suite], store: RunStore, *, logs: bool) -> Results:
-    """Write ``results.json`` and Inspect's logs."""
+def _publish(
+    known: RunFile, suites: Sequence[Suite], store: RunStore, outputs: _Outputs
+) -> Results:
+    """Write ``results.json``, the reports and Inspect's logs."""
     from vlmguard.evals.collect import collect, write_results  # noqa: PLC0415
+    from vlmguard.evals.report import write_report  # noqa: PLC0415
 
     results = collect(known, suites, store)
     write_results(store.folder, results)
-    if logs:
+    if outputs.formats:
+        write_report(results, store.folder, outputs.formats)
+    if outputs.logs:
         from vlmguard.evals.inspect_logs import write_logs  # noqa: PLC0415  # slow to import
 
         write_logs(store.folder / "logs", results)
@@ -297,11 +336,14 @@ def _tell(results: Results, plan: EvalPlan, *, finished: bool, as_json: bool) ->
 
         typer.echo(json.dumps(results_json(results), ensure_ascii=False))
     elif results.cells:
-        out.print(results_table(results))
+        from vlmguard.evals.report import results_view  # noqa: PLC0415
+
+        out.print(results_view(results))
     if not finished:
         err.print("stopped; what is done is stored. Run the same command again to go on.")
         raise typer.Exit(130)
-    err.print(f"{plan.out}: answers, judgements, results.json", soft_wrap=True)
+    written = sorted(path.name for path in plan.out.iterdir() if path.name != "lock")
+    err.print(f"{plan.out}: {', '.join(written)}", soft_wrap=True)
     failed = {
         (answer.sample_id, answer.target, answer.defence, answer.benchmark): answer.error
         for view in results.views
@@ -318,17 +360,17 @@ def _tell(results: Results, plan: EvalPlan, *, finished: bool, as_json: bool) ->
         raise typer.Exit(1)
 
 
-def _estimate(opened: _Opened, probe: int | None, *, as_json: bool) -> None:
-    plan = opened.plan
+def _estimate(plan: EvalPlan, probe: int | None, *, as_json: bool) -> None:
+    lineup, judges = open_lineup(plan), open_judges(plan.judges)
     if probe is not None:
         _probe(plan.model_copy(update={"limit": min(probe, plan.limit or probe)}))
-    exists = plan.out.is_dir()
-    store = RunStore(plan.out, read_only=True) if exists else None
+    suites = survey(plan)
+    store = RunStore(plan.out, read_only=True) if plan.out.is_dir() else None
     try:
         found = forecast(
-            [sample for suite in opened.suites for sample in suite.samples],
-            opened.lineup.entries,
-            [judge.name for judge in opened.judges],
+            [sample for suite in suites for sample in suite.samples],
+            lineup.entries,
+            [judge.name for judge in judges],
             store=store,
             sampling=plan.sampling,
             concurrency=plan.concurrency,
@@ -336,7 +378,8 @@ def _estimate(opened: _Opened, probe: int | None, *, as_json: bool) -> None:
     finally:
         if store is not None:
             store.close()
-    view, values = estimate_view(found)
+    problems = {suite.name: suite.problem for suite in suites if suite.problem is not None}
+    view, values = estimate_view(found, problems)
     if as_json:
         typer.echo(json.dumps(values))
     else:
@@ -360,11 +403,3 @@ def _probe(plan: EvalPlan) -> None:
             raise typer.Exit(130)
     finally:
         store.close()
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    wanted = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in wanted:
-        if name not in FORMATS:
-            raise ConfigError(f"--format {name}: unknown; known: {', '.join(FORMATS)}")
-    return wanted

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,7 +17,6 @@ from rich.text import Text
 from vlmguard.cli.show import err
 from vlmguard.evals.estimate import ASSUMPTIONS, RunForecast
 from vlmguard.evals.progress import Progress
-from vlmguard.evals.types import Cell, Results
 
 _REDRAW_S = 0.5
 _LINE_S = 10.0
@@ -94,80 +92,38 @@ def _summary(progress: Progress) -> str:
     return " · ".join(parts)
 
 
-def results_table(results: Results) -> RenderableType:
-    """A table for each target, judge and (part of a) benchmark, with a row a defence."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in results.cells:
-        part = f"{cell.benchmark} {cell.subset}".strip()
-        groups.setdefault((cell.target, part, cell.judge), []).append(cell)
-    tables = [_part_table(*key, cells) for key, cells in groups.items()]
-    notes = ["[…] 95 % intervals; ms and calls are what the defence adds"]
-    if any("*" in _figure(cell, name) for cell in results.cells for name in cell.metrics):
-        notes.append("* differs from none, p < 0.05")
-    return Group(*tables, Text("; ".join(notes), style="dim"))
+def estimate_view(
+    found: RunForecast, problems: Mapping[str, str]
+) -> tuple[RenderableType, dict[str, Any]]:
+    """What ``--dry-run`` prints, as text and as plain JSON values.
 
-
-def _part_table(target: str, part: str, judge: str, cells: Sequence[Cell]) -> Table:
-    title = Text.assemble((part, "bold"), f" · {target} · judge {judge}")
-    table = Table(title=title, title_justify="left", title_style="none", box=SIMPLE, pad_edge=False)
-    names = list(dict.fromkeys(name for cell in cells for name in cell.metrics))
-    table.add_column("defence", overflow="fold", min_width=12)
-    for name in (*names, "answers", "unscored", "ms", "calls"):
-        table.add_column(name.replace("_", " "), justify="right")
-    for cell in cells:
-        table.add_row(
-            Text(cell.defence),
-            *(Text(_figure(cell, name)) for name in names),
-            f"{cell.answers:,}",
-            _unscored(cell),
-            f"{cell.defence_ms:,.0f}",
-            f"{cell.calls:.1f}",
-        )
-    return table
-
-
-def _unscored(cell: Cell) -> str:
-    parts = [
-        f"{count:,} {name}"
-        for count, name in ((cell.failed, "failed"), (cell.empty, "empty"))
-        if count
-    ]
-    return f"{cell.unscored:,} ({', '.join(parts)})" if parts else f"{cell.unscored:,}"
-
-
-def _figure(cell: Cell, name: str) -> str:
-    """Value, interval, and a star where it differs from ``none``."""
-    found = cell.metrics.get(name)
-    if found is None:
-        return "–"
-    compared = cell.differences.get(name)
-    star = "*" if compared is not None and compared.p < 0.05 else ""
-    if 0 <= found.low <= found.high <= 1:
-        return f"{found.value:.0%} [{100 * found.low:.0f}–{100 * found.high:.0f}]{star}"
-    return f"{found.value:.1f} [{found.low:.1f}–{found.high:.1f}]{star}"
-
-
-def estimate_view(found: RunForecast) -> tuple[RenderableType, dict[str, Any]]:
-    """What ``--dry-run`` prints, as text and as plain JSON values."""
+    Args:
+        found: what is left of the run.
+        problems: benchmark → why it could not be run yet.
+    """
     head = Table(box=None, show_header=False, pad_edge=False)
     for benchmark, count in found.samples.items():
-        head.add_row(benchmark, f"{count:,} samples")
-    table = Table(box=None, pad_edge=False)
-    for name in ("target", "defence", "stored", "to ask", "added calls", "tokens in", "tokens out"):
-        left = name in {"target", "defence"}
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    table.add_column("time", justify="right")
-    for part in found.parts:
-        table.add_row(
-            Text(part.target),
-            Text(part.defence),
-            f"{part.stored:,}",
-            f"{part.to_do:,}",
-            _range(part.added_low, part.added_high),
-            f"{part.prompt_tokens:,}",
-            f"{part.completion_tokens:,}",
-            f"{timedelta(seconds=round(part.seconds))}{'' if part.measured else ' ?'}",
+        missing = " (published; the data are not here)" if benchmark in problems else ""
+        head.add_row(benchmark, f"{count:,} samples{missing}")
+    tables: list[RenderableType] = []
+    for target in dict.fromkeys(part.target for part in found.parts):
+        table = Table(
+            title=Text(target), title_justify="left", title_style="bold", box=None, pad_edge=False
         )
+        table.add_column("defence", overflow="fold")
+        for name in ("stored", "to ask", "added calls", "tokens in", "out", "time"):
+            table.add_column(name, justify="right")
+        for part in (part for part in found.parts if part.target == target):
+            table.add_row(
+                Text(part.defence),
+                f"{part.stored:,}",
+                f"{part.to_do:,}",
+                _range(part.added_low, part.added_high),
+                _short(part.prompt_tokens),
+                _short(part.completion_tokens),
+                f"{timedelta(seconds=round(part.seconds))}{'' if part.measured else ' ?'}",
+            )
+        tables += [table, Text()]
     calls = sum(part.to_do for part in found.parts)
     seconds = sum(part.seconds for part in found.parts)
     judged = sum(found.judgements.values())
@@ -178,11 +134,19 @@ def estimate_view(found: RunForecast) -> tuple[RenderableType, dict[str, Any]]:
     if not all(part.measured for part in found.parts):
         ending.append(f"Times with ? are assumed ({ASSUMPTIONS}); --probe 2 measures them. ")
     ending.append("Tokens are those of the target's own calls.")
-    values = {**asdict(found), "assumptions": ASSUMPTIONS}
-    return Group(head, Text(), table, Text(), ending), values
+    values = {**asdict(found), "assumptions": ASSUMPTIONS, "problems": dict(problems)}
+    not_ready = Text("".join(f"\nnot ready: {problem}" for problem in problems.values()), "yellow")
+    return Group(head, Text(), *tables, ending, not_ready), values
 
 
 def _range(low: int | None, high: int | None) -> str:
     if low is None or high is None:
         return "unknown"
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+    return _short(low) if low == high else f"{_short(low)}–{_short(high)}"
+
+
+def _short(count: int) -> str:
+    """``4,545``, ``13.6k``, ``2.95M``."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1000:.3g}k" if count < 999_500 else f"{count / 1_000_000:.3g}M"

@@ -22,7 +22,8 @@ TOKENS_A_SECOND = 40
 """That one request gets of a 7B model on a server's GPU."""
 ASSUMPTIONS = (
     f"{CHARACTERS_A_TOKEN} characters a token, {TOKENS_A_PICTURE} tokens a picture, answers of "
-    f"{ANSWER_SHARE:.0%} of --max-tokens, {TOKENS_A_SECOND} tokens a second and request"
+    f"{ANSWER_SHARE:.0%} of --max-tokens, {TOKENS_A_SECOND} tokens a second and request, added "
+    "calls as long as answers"
 )
 
 
@@ -108,12 +109,15 @@ def _part(
     answered = [answer for answer in known if answer.error is None]
     left = [sample for sample, row in rows if row is None or row.retryable]
     tokens_in, tokens_out = _tokens(left, answered, sampling)
+    low, high = _added_calls(entry.defence, answered)
     seconds = (
         fmean(answer.latency_ms for answer in answered) / 1000
         if answered
-        else sampling.max_tokens * ANSWER_SHARE / TOKENS_A_SECOND
+        else (1 + ((low or 0) + (high or 0)) / 2)
+        * sampling.max_tokens
+        * ANSWER_SHARE
+        / TOKENS_A_SECOND
     )
-    low, high = _added_calls(entry.defence, answered)
     return Forecast(
         target=entry.target,
         defence=entry.defence,

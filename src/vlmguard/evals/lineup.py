@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -13,11 +13,13 @@ from vlmguard.engines import Engine, EngineSpec, open_engine
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.answering import Contender, Entry
 from vlmguard.evals.benchmarks import FilePicture, OpenedBenchmark, open_benchmark
-from vlmguard.evals.described import DescribedPictures
+from vlmguard.evals.described import DescribedPicture, DescribedPictures
 from vlmguard.evals.judges import open_judge
 from vlmguard.evals.plan import DEFAULT_POLICY, EvalPlan
 from vlmguard.evals.types import Judge, Sample
 from vlmguard.perception import DEFAULT_DETECTORS
+
+_PLACEHOLDER_CHARACTERS = 200  # of a prompt that is not here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,18 @@ def open_lineup(plan: EvalPlan) -> Lineup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A benchmark with the samples that the plan wants of it."""
+    """A benchmark with the samples that the plan wants of it.
+
+    Attributes:
+        benchmark: open.
+        samples: in its order.
+        problem: why it could not be run; ``None`` when it can. The samples are then those that are
+            there without their pictures, or as many placeholders as are published (`survey`).
+    """
 
     benchmark: OpenedBenchmark
     samples: tuple[Sample, ...]
+    problem: str | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +98,47 @@ def open_suites(plan: EvalPlan) -> tuple[Suite, ...]:
         ConfigError: a wrong option, or two benchmarks of one name.
         DataError: files or pictures are missing or damaged; says how to get them.
     """
+    return tuple(_open_suite(benchmark) for benchmark in _open_benchmarks(plan))
+
+
+def survey(plan: EvalPlan) -> tuple[Suite, ...]:
+    """The same for an estimate: data that are not here are counted as published.
+
+    Raises:
+        UnknownName, ConfigError: see `open_suites`.
+    """
+    return tuple(_survey(benchmark) for benchmark in _open_benchmarks(plan))
+
+
+def _survey(benchmark: OpenedBenchmark) -> Suite:
+    try:
+        return _open_suite(benchmark)
+    except DataError as error:
+        problem = str(error)
+    try:
+        samples = tuple(benchmark.samples())
+    except DataError:
+        samples = tuple(_placeholders(benchmark))
+    return Suite(benchmark=benchmark, samples=samples, problem=problem)
+
+
+def _placeholders(benchmark: OpenedBenchmark) -> Iterator[Sample]:
+    """As many samples as are published of what the spec wants, each with one picture."""
+    counts = benchmark.facts.counts
+    wanted = benchmark.subsets or counts.keys()
+    total = sum(counts.get(subset) or 0 for subset in wanted)
+    asked = [each for each in (total, benchmark.limit, benchmark.sample) if each is not None]
+    for number in range(min(asked)):
+        yield Sample(
+            benchmark=benchmark.name,
+            id=str(number),
+            prompt="?" * _PLACEHOLDER_CHARACTERS,
+            kind="harmful",
+            pictures=(DescribedPicture(description=""),),
+        )
+
+
+def _open_benchmarks(plan: EvalPlan) -> list[OpenedBenchmark]:
     opened = [open_benchmark(spec, data=plan.data) for spec in plan.benchmarks]
     names = [benchmark.name for benchmark in opened]
     for name in names:
@@ -96,7 +147,7 @@ def open_suites(plan: EvalPlan) -> tuple[Suite, ...]:
                 f"two of the benchmarks are called {name!r}; run them one by one, "
                 "each with an --out of its own"
             )
-    return tuple(_open_suite(_limited(benchmark, plan.limit)) for benchmark in opened)
+    return [_limited(benchmark, plan.limit) for benchmark in opened]
 
 
 def _limited(benchmark: OpenedBenchmark, limit: int | None) -> OpenedBenchmark:
