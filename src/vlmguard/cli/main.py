@@ -25,6 +25,7 @@ from vlmguard.cli import (
     keys,
     models,
     policy,
+    report,
     rewrite,
     serve,
     synth,
@@ -54,6 +55,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(train.train)
 app.add_typer(eval_.app, name="eval")
+app.command()(report.report)
 app.command()(models.pull)
 app.command()(models.models)
 

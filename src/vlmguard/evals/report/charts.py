@@ -13,8 +13,8 @@ from vlmguard.evals.report.layout import Group, TargetTable
 from vlmguard.evals.report.tradeoff import Point, TradeOff, bar_value
 from vlmguard.evals.types import Cell
 
-_CHARACTER = 6.6
-"""Width of a character of the chart's font, roughly, in its 12 pixels."""
+_CHARACTER = 7.2
+"""Width of a character of the chart's font, roughly, in its 13 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def trade_off_chart(found: TradeOff, numbers: Mapping[str, int]) -> str:
         found: the points.
         numbers: defence → its colour and shape.
     """
-    width, height = 640.0, 400.0
+    width, height = 560.0, 380.0
     across = Scale.around([point.use for point in found.points], start=56, end=width - 24)
     up = Scale.around([point.safety for point in found.points], start=height - 52, end=20)
     front = sorted((point for point in found.points if point.on_front), key=lambda point: point.use)
@@ -87,7 +87,7 @@ def category_chart(group: Group, metric: Metric, numbers: Mapping[str, int]) -> 
     categories = list(dict.fromkeys(name for cell in group.cells for name in cell.by_category))
     if not categories:
         return None
-    bar, gap, left, width = 13.0, 14.0, 200.0, 640.0
+    bar, gap, left, width = 13.0, 14.0, 176.0, 560.0
     across = Scale(low=0, high=1, start=left, end=width - 50, step=0.2)
     block = bar * len(group.cells) + gap
     height = 30 + block * len(categories)
@@ -98,7 +98,7 @@ def category_chart(group: Group, metric: Metric, numbers: Mapping[str, int]) -> 
             yield svg.text(across(tick), 15, f"{100 * tick:.0f}", "axis", anchor="middle")
         for row, category in enumerate(categories):
             top = 28 + row * block
-            yield svg.text(left - 8, top + 11, _short(category, 28), "label", anchor="end")
+            yield svg.text(left - 8, top + 11, _short(category, 23), "label", anchor="end")
             for place, cell in enumerate(group.cells):
                 yield from _bar(cell, category, top + place * bar, bar)
 
@@ -138,17 +138,17 @@ def latency_chart(table: TargetTable, numbers: Mapping[str, int]) -> str:
         (defence, *_times([cell for cell in table.cells if cell.defence == defence]))
         for defence in dict.fromkeys(cell.defence for cell in table.cells)
     ]
-    left, width, bar = 170.0, 640.0, 26.0
+    left, width, bar = 150.0, 560.0, 26.0
     height = 16 + bar * len(rows)
     longest = max(max(total, added) for _, total, added in rows) or 1.0
 
     def parts() -> Iterator[str]:
         for place, (defence, total, added) in enumerate(rows):
             top = 8 + place * bar
-            room = width - left - 190
+            room = width - left - 205
             own = room * max(total - added, 0) / longest
             kind = f"c{numbers[defence] % svg.COLOURS}"
-            yield svg.text(left - 8, top + 13, _short(defence, 24), "label", anchor="end")
+            yield svg.text(left - 8, top + 13, _short(defence, 20), "label", anchor="end")
             yield svg.rect(left, top, own, 17, f"fill soft {kind}", tip="target")
             yield svg.rect(left + own, top, room * added / longest, 17, f"fill {kind}", tip="added")
             told = f"{milliseconds(total)}, of it {milliseconds(added)} added"

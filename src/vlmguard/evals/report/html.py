@@ -6,7 +6,7 @@ looked at, so a page of ten thousand opens at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -115,16 +115,10 @@ def _numbers(results: Results) -> dict[str, int]:
 
 def _missing(results: Results) -> str:
     """What a reader must know of answers without a score; ``""`` where all have one."""
-    judged = {}
-    for cell in results.cells:
-        place = (cell.target, cell.benchmark, cell.subset, cell.defence)
-        judged[place] = cell
-    failed = sum(cell.failed for cell in judged.values())
-    empty = sum(cell.empty for cell in judged.values())
+    # An answer counts once, however many judges it had.
+    once = {(c.target, c.benchmark, c.subset, c.defence): c for c in results.cells}.values()
+    failed = sum(cell.failed for cell in once)
+    empty = sum(cell.empty for cell in once)
     unscored = sum(cell.unscored - cell.failed - cell.empty for cell in results.cells)
     counts = ((failed, "failed"), (empty, "empty"), (max(unscored, 0), "not scored by a judge"))
-    return _listed(f"{count:,} {what}" for count, what in counts if count)
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(parts)
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count)

@@ -121,6 +121,7 @@ function body(sample, want) {
   const harmful = sample.kind === "harmful";
   const part = (title) => el("h4", "part", title);
   const made = el("div", "body");
+  if (harmful) made.append(lifter(made));
   if (sample.pictures.length) {
     made.append(part("Pictures"), veil(pictures(sample.pictures), "pictures", harmful));
   }
@@ -227,6 +228,16 @@ function veil(content, what, veiled) {
   const made = el("div", "veiled", inner, lift);
   closeVeil(made);
   if (allOpen) setVeil(made, true);
+  return made;
+}
+
+/* A button that shows all of one sample. */
+function lifter(body) {
+  const made = el("button", "whole", "Show all of this sample");
+  made.type = "button";
+  made.addEventListener("click", () => {
+    body.querySelectorAll(".veiled").forEach((each) => setVeil(each, true));
+  });
   return made;
 }
 
