@@ -6,13 +6,34 @@ python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from tests.synthesis.brain import stage_of, think
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What a request meets in place of an answer.
+
+    Attributes:
+        status: of the response; ``None`` never answers, 0 hangs up.
+        retry_after: the header; empty sends none.
+    """
+
+    status: int | None
+    retry_after: str = ""
+
+    def response(self) -> bytes:
+        body = b'{"error": {"message": "not now"}}'
+        wait = f"retry-after: {self.retry_after}\r\n" if self.retry_after else ""
+        head = f"HTTP/1.1 {self.status} No\r\n{wait}content-length: {len(body)}\r\n\r\n"
+        return head.encode() + body
 
 
 def _text(content: Any) -> str:
@@ -43,8 +64,25 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def serve(ready: Callable[[int], object], log: TextIO, delay_s: float) -> None:
-    """Serve until killed. A log line: stage and answer; no two requests have the same."""
+def _no_trouble(_: int) -> Trouble | None:
+    return None
+
+
+async def serve(
+    ready: Callable[[int], object],
+    log: TextIO,
+    delay_s: float,
+    trouble: Callable[[int], Trouble | None] = _no_trouble,
+) -> None:
+    """Serve until killed. A log line: stage and answer; no two requests have the same.
+
+    Args:
+        ready: told the port.
+        log: of answers.
+        delay_s: before each response.
+        trouble: number of a request, from 0 → what it meets, or ``None`` for an answer.
+    """
+    count = itertools.count()
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -53,7 +91,16 @@ async def serve(ready: Callable[[int], object], log: TextIO, delay_s: float) -> 
                 length = int(head.partition("content-length:")[2].split("\r\n")[0])
                 raw = await reader.readexactly(length)
                 body = json.loads(raw)
+                met = trouble(next(count))
                 await asyncio.sleep(delay_s)
+                if met is not None:
+                    if met.status is None:
+                        await asyncio.Event().wait()
+                    if met.status == 0:
+                        return
+                    writer.write(met.response())
+                    await writer.drain()
+                    continue
                 response = json.dumps(answer(body)).encode()
                 first = body["messages"][0]
                 stage = stage_of(_text(first["content"]) if first["role"] == "system" else "")

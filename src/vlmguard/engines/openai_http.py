@@ -104,7 +104,7 @@ class Endpoint:
                 "raise ?timeout= if the model is slow"
             )
         reason = str(error) or type(error).__name__
-        return Busy(f"{self._name}: cannot talk to {self.url.host}: {reason}")
+        return Busy(f"{self._name}: cannot talk to {self.url.netloc.decode()}: {reason}")
 
     def problem(self, body: dict[str, Any]) -> EngineError:
         """What an error object means that came where an answer was expected."""
