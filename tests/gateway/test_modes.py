@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.gateway.common import (
+    COMPLETION,
     Rules,
-    Running,
+    chunks,
     data_url,
     error_of,
     image_part,
     png,
     running,
+    stream,
     text_part,
 )
 from vlmguard.errors import (
@@ -219,7 +222,7 @@ async def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
         policy_file(path, "name: second-one\n")
         async with asyncio.timeout(5):
             while (await gate.chat("hi")).headers["x-vlmguard-policy"] != "second-one":
-                await asyncio.sleep(0.01)  # noqa: ASYNC110  # the answer is what is waited for
+                pass  # each request gives the watcher its turn
         watching.cancel()
 
 
@@ -272,3 +275,33 @@ async def test_running_gateways_need_a_servable_defence() -> None:
     with pytest.raises(ConfigError, match="target's answer"):
         async with running(defence="ecso"):
             pass
+
+
+async def test_requests_answers_and_records_agree(tmp_path: Path) -> None:
+    """Whatever happens to a request, it has one answer and one record with the same status."""
+    audit = tmp_path / "a.jsonl"
+    rules = Rules()
+    turn = 0
+
+    async def now_and_then() -> None:
+        if turn % 3 == 0:
+            raise EngineUnavailable("down")
+
+    rules.before = now_and_then
+    answered: list[tuple[str, int]] = []
+    async with running(rules, audit=str(audit)) as gate:
+
+        async def sometimes(_request: web.Request, body: Any) -> web.StreamResponse:
+            if turn % 4 == 0:
+                return web.json_response({"error": {"message": "busy"}}, status=500)
+            if body.get("stream"):
+                return await stream(_request, chunks("a"))
+            return web.json_response(COMPLETION)
+
+        gate.upstream.answer = sometimes
+        for turn in range(24):
+            content: Any = f"bad {turn}" if turn % 2 else f"hi {turn}"
+            response = await gate.chat([] if turn % 5 == 0 else content, stream=turn % 7 == 0)
+            answered.append((response.headers["x-vlmguard-request-id"], response.status_code))
+    assert [(r["request_id"], r["status"]) for r in records(audit)] == answered
+    assert {status for _, status in answered} == {200, 400, 500, 503}

@@ -16,9 +16,12 @@ from vlmguard.gateway.apis import APIS
 from vlmguard.gateway.calls import Call, ClientGone, Receive, Scope, Send
 from vlmguard.gateway.errors import ApiError, as_api_error
 from vlmguard.gateway.gateway import Gateway
+from vlmguard.gateway.ledger import GONE
 from vlmguard.gateway.logs import log_access, request_id, set_up_logs
 from vlmguard.gateway.metrics import CONTENT_TYPE
-from vlmguard.gateway.serving import Guarded, Passed, Reviewed, not_found
+from vlmguard.gateway.passing import Passed, not_found
+from vlmguard.gateway.reviewing import Reviewed
+from vlmguard.gateway.serving import Guarded
 from vlmguard.gateway.settings import Settings, route_of
 
 try:
@@ -31,7 +34,6 @@ Handler = Callable[[Call], Awaitable[None]]
 
 SETTINGS_VARIABLE = "VLMGUARD_SERVE_SETTINGS"
 """Environment variable in which `vlmguard serve` hands the settings to its workers."""
-_GONE = 499
 _ALL = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _log = logging.getLogger(__name__)
 
@@ -72,14 +74,14 @@ class Endpoint:
         try:
             await self._handler(call)
         except ClientGone:
-            call.status = _GONE
+            call.status = GONE
         except asyncio.CancelledError:
             if not call.gone:
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
-            call.status = _GONE
+            call.status = GONE
         except VLMGuardError as error:
             if call.status:
                 raise

@@ -18,6 +18,8 @@ from vlmguard.gateway.settings import Mode
 from vlmguard.types import Usage
 
 _log = logging.getLogger(__name__)
+GONE = 499
+"""Status of a request whose client hung up, as nginx writes it."""
 _LONGEST = 200  # characters of a header
 
 
@@ -208,7 +210,7 @@ def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
             (b"x-vlmguard-verdict", rewrite.verdict.encode()),
             (b"x-vlmguard-risk", b"%.4f" % rewrite.risk),
             (b"x-vlmguard-action", rewrite.action.encode()),
-            (b"x-vlmguard-rewriter", _header(_public(rewrite.rewriter))),
+            (b"x-vlmguard-rewriter", _header(public_name(rewrite.rewriter))),
         ]
     if decision.failure is not None:
         # The kind of failure; its words name hosts of the operator.
@@ -229,12 +231,12 @@ def report_of(decision: Decision, call: Call) -> dict[str, Any]:
 
 
 def _turn(told: dict[str, Any]) -> dict[str, Any]:
-    told["rewriter"] = _public(told["rewriter"])
+    told["rewriter"] = public_name(told["rewriter"])
     told["failure"] = told["failure"] and told["failure"].partition(":")[0]
     return told
 
 
-def _public(rewriter: str) -> str:
+def public_name(rewriter: str) -> str:
     """A model's name without the host and the options that its spec tells."""
     return rewriter.partition("@http")[0].partition("?")[0]
 

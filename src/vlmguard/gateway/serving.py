@@ -1,4 +1,4 @@
-"""The handlers of requests: guarded ones, passed ones, and the decision alone."""
+"""The guarded endpoints: decide, then refuse, forward or generate."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ import orjson
 from vlmguard.errors import VLMGuardError
 from vlmguard.gateway.apis import Api
 from vlmguard.gateway.calls import EVENTS, Call
-from vlmguard.gateway.chat_completions import read_chat
 from vlmguard.gateway.drafts import (
-    Conversation,
     Draft,
     Json,
-    Picture,
-    Turn,
-    kind_of,
-    read_url,
 )
-from vlmguard.gateway.errors import ApiError, as_api_error, bad_field
+from vlmguard.gateway.errors import ApiError, as_api_error
 from vlmguard.gateway.gateway import Gateway
 from vlmguard.gateway.guarding import Decision, decide
 from vlmguard.gateway.inprocess import InProcess, one_chat
-from vlmguard.gateway.ledger import Entry, decision_headers, failure_of, report_of
+from vlmguard.gateway.ledger import GONE, Entry, decision_headers, failure_of, report_of
 from vlmguard.gateway.render import Heading
 from vlmguard.gateway.streaming import Ready, relay, report_comment, with_report
 from vlmguard.gateway.upstream import Upstream
-from vlmguard.types import Chat, Image, Usage
+from vlmguard.types import Chat, Usage
 
-_GONE = 499  # nginx's status for a client that hung up
 _MOST_WAITING = 512
 """Shadow decisions under way at once; more are left out, and the audit log says so."""
 
@@ -76,7 +69,7 @@ class Guarded:
             raise told from error
         except asyncio.CancelledError:
             entry.failure = entry.failure or "the client hung up"
-            gateway.ledger.later(gateway.ledger.note(entry, _GONE))
+            gateway.ledger.later(gateway.ledger.note(entry, GONE))
             raise
 
     async def _enforce(self, entry: Entry, raw: bytes, body: Json) -> None:
@@ -233,152 +226,3 @@ class Guarded:
         if settings.force_model:
             return own
         return settings.model_names.get(str(body.get("model")), own)
-
-
-class Passed:
-    """Passes a route on without a guard: models, embeddings, and what the operator lists.
-
-    Args:
-        gateway: its parts.
-    """
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, call: Call) -> None:
-        """Answer a request.
-
-        Raises:
-            ApiError: what the client is to be told.
-            ClientGone: it hung up.
-        """
-        gateway = self._gateway
-        await gateway.admit(call)
-        path = str(call.scope["path"])
-        if any(part in {"", ".", ".."} for part in path.split("/")[1:]):
-            raise not_found(call)
-        if not isinstance(gateway.target, Upstream):
-            await self._local(call, gateway.target)
-            return
-        body = await call.body(gateway.body_limit(call), gateway.settings.body_timeout_s)
-        with call.watched():
-            query: bytes = call.scope["query_string"]
-            response = await gateway.target.send(
-                call, path.removeprefix("/v1"), body or None, query=query
-            )
-            try:
-                await relay(call, response, broken=_no_event, ready=_nothing)
-            finally:
-                response.close()
-
-    async def _local(self, call: Call, target: InProcess) -> None:
-        path = str(call.scope["path"])
-        if path == "/v1/models":
-            await call.answer(200, orjson.dumps(target.models()))
-        elif path == f"/v1/models/{target.model}":
-            await call.answer(200, orjson.dumps(target.model_entry()))
-        else:
-            raise ApiError(
-                404,
-                f"The embedded target has no {path:.200}",
-                code="not_found",
-                kind="invalid_request_error",
-            )
-
-
-class Reviewed:
-    """``POST /v1/rewrite``: the decision, without asking the target.
-
-    Args:
-        gateway: its parts.
-    """
-
-    path = "/v1/rewrite"
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, call: Call) -> None:
-        """Answer a request.
-
-        Raises:
-            ApiError: what the client is to be told.
-            ClientGone: it hung up.
-        """
-        gateway = self._gateway
-        await gateway.admit(call)
-        _, body = await call.json(gateway.body_limit(call), gateway.settings.body_timeout_s)
-        entry = Entry(call=call, mode="enforce")
-        try:
-            with call.watched():
-                draft = read_review(body)
-                decision = await decide(draft, gateway.defence_for(call), gateway.pictures)
-                entry.decision = decision
-                if decision.rewrite is None:
-                    raise ApiError(
-                        400,
-                        f"The defence {gateway.settings.defence!r} makes no decisions to show",
-                        code="unsupported",
-                    )
-                call.told += decision_headers(decision)
-                await gateway.ledger.note(entry, 200)
-        except VLMGuardError as error:
-            told = as_api_error(error)
-            entry.failure = failure_of(told)
-            if told.code != "audit_failed":
-                await gateway.ledger.note(entry, told.status)
-            raise told from error
-        except asyncio.CancelledError:
-            entry.failure = "the client hung up"
-            gateway.ledger.later(gateway.ledger.note(entry, _GONE))
-            raise
-        shown = decision.rewrite.to_json(id=call.id)
-        shown["rewriter"] = shown["rewriter"].partition("@http")[0]
-        await call.answer(200, orjson.dumps(shown))
-
-
-def read_review(body: Json) -> Draft:
-    """A body of ``/v1/rewrite``: ``prompt`` with ``images``, or the ``messages`` of a chat.
-
-    Raises:
-        ApiError: names the field that cannot be used.
-    """
-    if body.get("messages") is not None:
-        if body.get("prompt") is not None or body.get("images") is not None:
-            raise bad_field("messages", "give either messages, or prompt and images")
-        return read_chat({"messages": body["messages"]})
-    prompt = "" if body.get("prompt") is None else body["prompt"]
-    images = [] if body.get("images") is None else body["images"]
-    if not isinstance(prompt, str):
-        raise bad_field("prompt", f"must be a string, not {kind_of(prompt)}")
-    if not isinstance(images, list):
-        raise bad_field("images", f"must be an array of URLs, not {kind_of(images)}")
-    pictures = []
-    for at, url in enumerate(images):
-        place = f"images[{at}]"
-
-        def put(new: str, _image: Image, at: int = at) -> None:
-            images[at] = new
-
-        pictures.append(Picture(url=read_url(url, place), where=place, put=put))
-    turn = Turn(role="user", text=prompt, holder=body, key="prompt", pictures=pictures)
-    return Draft(body=body, model=None, stream=False, conversations=[Conversation(turns=[turn])])
-
-
-def not_found(call: Call) -> ApiError:
-    """A route that is not passed on."""
-    path = str(call.scope["path"])
-    return ApiError(
-        404,
-        f"{call.method} {path:.200} is not served here: only what the guard can review is passed "
-        "on. The operator can add routes with --allow-route",
-        code="route_not_allowed",
-    )
-
-
-async def _nothing(_usage: Usage) -> None:
-    """Routes that are passed on are not noted."""
-
-
-def _no_event(_error: ApiError) -> bytes:
-    return b""
