@@ -1,0 +1,12 @@
+"""What no judge is asked about."""
+
+from __future__ import annotations
+
+from vlmguard.evals.types import Answer
+
+
+def nothing_to_judge(answer: Answer) -> str | None:
+    """Why there is nothing to score in an answer; ``None`` where there is."""
+    if answer.error is not None:
+        return f"there is no answer: {answer.error}"
+    return None if answer.text.strip() else "the answer is empty"
