@@ -95,7 +95,7 @@ def test_failed_and_empty_answers_are_counted_apart(server: Scripted, tmp_path: 
     assert result.exit_code == 1
     (cell,) = json.loads(result.stdout)["cells"]
     assert (cell["answers"], cell["failed"], cell["empty"], cell["unscored"]) == (4, 1, 1, 2)
-    assert "1 samples got no answer, e.g.: EngineRejected" in result.stderr
+    assert "answers missing: 1, e.g.: EngineRejected" in result.stderr
 
 
 def test_a_recipe_says_the_same_as_the_options(

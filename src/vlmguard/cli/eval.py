@@ -352,7 +352,7 @@ def _tell(results: Results, plan: EvalPlan, *, finished: bool, as_json: bool) ->
     }
     if failed:
         err.print(
-            f"{len(failed):,} samples got no answer, e.g.: {next(iter(failed.values()))}. "
+            f"answers missing: {len(failed):,}, e.g.: {next(iter(failed.values()))}. "
             "The same command tries again those whose failure may pass, all with --retry-failed.",
             soft_wrap=True,
             markup=False,

@@ -152,6 +152,8 @@ class RunStore:
                 self.judgements: dict[str, StoredJudgement] = {
                     row.key: row for row in self._judgements.rows()
                 }
+            except FileExistsError:
+                raise StoreError(f"{folder} is a file, no folder; name another --out") from None
             except OSError as error:
                 raise StoreError(f"{folder}: {error.strerror or error}") from error
             self._held = held.pop_all()
