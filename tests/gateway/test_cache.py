@@ -84,7 +84,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 @given(rewrites)
 def test_a_decision_comes_back_exactly_as_it_was_stored(rewrite: Rewrite) -> None:
     """Every field, to the last bit of every number."""

@@ -67,7 +67,7 @@ async def test_less_than_one_a_minute_is_allowed_too() -> None:
     assert await limits.admit("k", 0.5) is None
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     per_minute=st.integers(1, 600),
     gaps=st.lists(st.floats(0, 30, allow_nan=False), min_size=1, max_size=200),
@@ -100,14 +100,14 @@ async def test_two_workers_share_one_allowance_in_redis(server: RedisServer) -> 
 
 
 async def test_the_allowance_grows_back_in_redis(server: RedisServer) -> None:
-    """By Redis' own clock: 1,200 a minute is one in 50 ms."""
+    """By Redis' own clock: 60 a minute is one a second."""
     link = RedisLink(server.url, timeout_s=5)
     limits = RateLimits(link)
     await link.ask(lambda redis: redis.set("vlmguard:rate:k", time.time() + 60))
-    wait = await limits.admit("k", 1200)
+    wait = await limits.admit("k", 60)
     assert wait is not None
     await asyncio.sleep(wait)
-    assert await limits.admit("k", 1200) is None
+    assert await limits.admit("k", 60) is None
     await link.aclose()
 
 
