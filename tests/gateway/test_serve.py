@@ -49,7 +49,7 @@ class Process:
     async def until(self, pattern: str) -> re.Match[str]:
         """Wait for a line of its standard error."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(100):  # starting takes long on a busy machine
             while True:
                 line = (await self.process.stderr.readline()).decode()
                 self.said += line
@@ -59,7 +59,7 @@ class Process:
 
     async def end(self) -> int:
         assert self.process.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             self.said += (await self.process.stderr.read()).decode()
             return await self.process.wait()
 
