@@ -22,6 +22,7 @@ from vlmguard.cli import (
     data,
     defence,
     demo,
+    judge,
     keys,
     models,
     policy,
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(train.train)
 app.add_typer(eval_.app, name="eval")
+app.add_typer(judge.app, name="judge")
 app.command()(report.report)
 app.command()(models.pull)
 app.command()(models.models)
