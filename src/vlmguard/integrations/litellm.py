@@ -209,7 +209,8 @@ class VLMGuard(CustomGuardrail):
         litellm_call_info: object = None,  # noqa: ARG002
     ) -> dict[str, str] | None:
         """The ``x-vlmguard-…`` headers of a reviewed request."""
-        return self._told.get(data.get("litellm_logging_obj"))
+        request = data.get("litellm_logging_obj")
+        return None if request is None else self._told.get(request)
 
     async def _review(self, reader: Reader | None, data: Json, call_type: str) -> Decision:
         if reader is None:
