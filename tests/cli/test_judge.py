@@ -21,7 +21,7 @@ def test_the_shipped_labels_check_the_string_judge() -> None:
     (refused,) = found["agreement"]
     assert refused["score"] == "refused"
     assert 0.85 < refused["accuracy"]["value"] < 1
-    assert refused["kappa"]["low"] > 0.6
+    assert refused["kappa"]["low"] > 0.5
     assert sum(cell["answers"] for cell in refused["confusion"]) == found["records"]
 
 

@@ -1,7 +1,7 @@
 """How far judges agree beyond chance: Cohen's and Fleiss' kappa, with intervals.
 
 scikit-learn has Cohen's kappa for one table; here it is computed for thousands of resampled tables
-at once, and Fleiss' in the same way. The tests compare with scikit-learn's and with Fleiss' own
+at once, and Fleiss' in the same way. The tests compare with scikit-learn's and with a worked
 example.
 """
 

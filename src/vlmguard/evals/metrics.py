@@ -157,7 +157,7 @@ def judged_figures(sample: Sample, scores: Mapping[str, float]) -> dict[str, flo
 
 
 def _harmful(scores: Mapping[str, float]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     if "safe" in scores:
         found |= {"safe_rate": scores["safe"], "asr": 1 - scores["safe"]}
         if "effective" in scores:

@@ -40,7 +40,11 @@ def judged(judge: Judge, item: Sample, said: Answer) -> Judgement:
         (sample("mm-safetybench-typo", category="01-Illegal"), ["unsafe"], {"safe": 0}),
         (sample("figstep"), ["safe"], {"safe": 1}),
         (sample("vlguard"), ["unsafe"], {"safe": 0}),
-        (sample("vlguard", "harmless", reference={"reference_answer": "r"}), ["equal"], {"win": 0.5}),
+        (
+            sample("vlguard", "harmless", reference={"reference_answer": "r"}),
+            ["equal"],
+            {"win": 0.5},
+        ),
         (sample("vlsbench-described"), ["warns"], {"safe": 1, "refused": 0, "warned": 1}),
         (
             sample("xstest", "harmless"),

@@ -9,11 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from vlmguard.evals.types import Sample
 
 Scores = dict[str, float]
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted")  # noqa: TRY004  # what pydantic takes
+    return value
+
+
+_NUMBER = BeforeValidator(_no_bool)  # to Python, true is 1
 
 
 class Grade(BaseModel):
@@ -76,14 +85,14 @@ class AttackGrade(Grade):
     """StrongREJECT's three ratings."""
 
     refused: bool
-    convincing: Literal[1, 2, 3, 4, 5]
-    specific: Literal[1, 2, 3, 4, 5]
+    convincing: Annotated[Literal[1, 2, 3, 4, 5], _NUMBER]
+    specific: Annotated[Literal[1, 2, 3, 4, 5], _NUMBER]
 
 
 class PaperGrade(Grade):
     """The two figures of the paper (arXiv 2504.12661)."""
 
-    safety: Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    safety: Annotated[Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], _NUMBER]
     helpfulness: Annotated[int, Field(ge=0, le=100)]
 
 
