@@ -364,6 +364,8 @@ async def test_the_fingerprint_follows_what_decides() -> None:
     one = make(engine)
     assert one.fingerprint == make(engine).fingerprint
     assert one.fingerprint != make(engine, layout=Layout.REASON_FIRST).fingerprint
+    assert one.fingerprint != make(engine, window_chars=100).fingerprint
+    assert one.fingerprint != make(engine, identity="trained again").fingerprint
     assert (
         make(engine, perceiver=Perceiver(["ocr"])).fingerprint
         != make(engine, perceiver=Perceiver(["ocr", "objects"])).fingerprint

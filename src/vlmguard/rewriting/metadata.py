@@ -7,6 +7,7 @@ differs. No torch here.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,6 +130,11 @@ class AdapterMetadata(_Model):
     data: DataFacts
     figures: dict[str, dict[str, float | None]]
     recipe: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one training from another, also when its files replace the other's."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @model_validator(mode="after")
     def _ordered(self) -> AdapterMetadata:

@@ -93,5 +93,6 @@ def _trained(
         prompt=prompt,
         thresholds=metadata.thresholds,
         window_chars=_TRAINED_WINDOW_CHARS,
+        identity=metadata.fingerprint,
         name=name,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -108,6 +108,8 @@ class PromptedRewriter:
         thresholds: calibrated thresholds by preset, where there are some.
         window_chars: longer prompts or in-image texts are judged in overlapping windows of this
             size, and the riskiest decides. ``None`` splits only what the engine's context refuses.
+        identity: what a decision depends on besides all that, e.g. which weights lie at the
+            adapter's path.
         name: appears in results; the engine's spec by default.
     """
 
@@ -120,6 +122,7 @@ class PromptedRewriter:
         prompt: Prompt | None = None,
         thresholds: dict[Preset, float] | None = None,
         window_chars: int | None = None,
+        identity: str = "",
         name: str | None = None,
     ) -> None:
         self._engine = engine
@@ -129,6 +132,7 @@ class PromptedRewriter:
         self._system = Message(role="system", text=_fill(self._prompt, layout))
         self._thresholds = thresholds
         self._window_chars = window_chars
+        self._identity = identity
         self._name = name or engine.spec
 
     @property
@@ -145,6 +149,24 @@ class PromptedRewriter:
     def prompt(self) -> Prompt:
         """The system prompt, before it is filled."""
         return self._prompt
+
+    @property
+    def thresholds(self) -> Mapping[Preset, float] | None:
+        """Calibrated thresholds by preset, where there are some."""
+        return self._thresholds
+
+    def with_engine(self, engine: Engine) -> PromptedRewriter:
+        """The same rewriter over another engine, e.g. its own behind a `WrappedEngine`."""
+        return PromptedRewriter(
+            engine,
+            perceiver=self._perceiver,
+            layout=self._layout,
+            prompt=self._prompt,
+            thresholds=self._thresholds,
+            window_chars=self._window_chars,
+            identity=self._identity,
+            name=self._name,
+        )
 
     @property
     def sighted(self) -> bool:
@@ -164,6 +186,7 @@ class PromptedRewriter:
             eyes,
             str(self._thresholds),
             str(self._window_chars),
+            self._identity,
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
