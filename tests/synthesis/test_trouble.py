@@ -1,13 +1,14 @@
-"""Whole runs against a server, over HTTP, that is busy, broken, slow or gone for a while."""
+"""Whole runs against a server, over HTTP, that is busy, broken, slow or gone, or on a full disk."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+import resource
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.synthesis import server
 from tests.synthesis.server import Trouble
 from vlmguard.data import read_records
-from vlmguard.errors import RunStopped
+from vlmguard.errors import DataError, RunStopped, StoreError
 from vlmguard.synthesis import (
     LocalRunner,
     Recipe,
@@ -29,7 +30,7 @@ from vlmguard.synthesis import (
 )
 
 _SETTINGS = RunSettings(concurrency=8)
-_BUSY = Trouble(status=429, retry_after="0.2")
+_BUSY = Trouble(status=429, retry_after="0.1")
 
 
 @asynccontextmanager
@@ -88,7 +89,7 @@ async def test_a_storm_of_429(tmp_path: Path) -> None:
     """Two of three requests are told to come back later: every seed is done, no call paid twice."""
     write(tmp_path, 8)
     log = io.StringIO()
-    async with serving(lambda n: None if n % 3 == 2 or n > 60 else _BUSY, log) as url:
+    async with serving(lambda n: None if n % 3 == 2 or n > 40 else _BUSY, log) as url:
         runner = await run(tmp_path, f"openai:brain@{url}?retries=50")
     assert runner.progress.kinds["accepted"] == 8
     assert len(list(read_records(tmp_path))) == 8
@@ -157,3 +158,53 @@ async def test_a_server_that_is_down(tmp_path: Path) -> None:
     settings = RunSettings(concurrency=8, failure_window=10)
     with pytest.raises(RunStopped, match=rf"cannot talk to 127\.0\.0\.1:{port}.*the same command"):
         await run(tmp_path, f"openai:brain@http://127.0.0.1:{port}/v1?retries=0", settings)
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Writing beyond that many bytes of a file fails, as it would on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_no_room_for_the_store(tmp_path: Path) -> None:
+    """The error says what to do; with more room the run goes on, and asks nothing it has stored."""
+    write(tmp_path, 6)
+    log = io.StringIO()
+    async with serving(lambda _: None, log) as url:
+        spec = f"openai:brain@{url}"
+        told = r"store\.sqlite: cannot be written .* Free space on the disk"
+        with files_no_larger_than(100_000), pytest.raises(StoreError, match=told):
+            await run(tmp_path, spec)
+        lost = len(asked(log))
+        store = Store(store_path(tmp_path), read_only=True)
+        stored = sum(count.calls for count in store.call_counts())
+        store.close()
+        assert lost - 8 <= stored < 36  # the answers that came in when it was full
+        runner = await run(tmp_path, spec)
+    assert runner.progress.kinds["accepted"] == 6
+    assert len(asked(log)) - lost == 36 - stored
+
+
+async def test_no_room_for_the_dataset(tmp_path: Path) -> None:
+    """Nothing is asked again once there is room, and an older dataset stays whole until then."""
+    write(tmp_path, 3)
+    log = io.StringIO()
+    async with serving(lambda _: None, log) as url:
+        spec = f"openai:brain@{url}"
+        runner = await run(tmp_path, spec)
+        before = list(read_records(tmp_path))
+        store = Store(store_path(tmp_path))
+        card = card_facts([], {}, Recipe(), runner.progress, licence="")
+        with files_no_larger_than(500), pytest.raises(DataError, match=r"(?i)too large|no space"):
+            publish(store, tmp_path, total=3, card=card, benign_share=None)
+        store.close()
+        assert list(read_records(tmp_path)) == before
+        begun = len(asked(log))
+        await run(tmp_path, spec)
+    assert len(asked(log)) == begun
+    assert list(read_records(tmp_path)) == before

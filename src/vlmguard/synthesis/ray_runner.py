@@ -11,7 +11,9 @@ import importlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from vlmguard.errors import ConfigError, MissingExtra, RunStopped, StoreError
 from vlmguard.synthesis.calls import Stopped
 from vlmguard.synthesis.outcomes import Outcome
 from vlmguard.synthesis.pipeline import Recipe
+from vlmguard.synthesis.progress import Progress
 from vlmguard.synthesis.ray_messages import (
     Asked,
     Broken,
@@ -42,6 +45,7 @@ from vlmguard.types import Image
 _AHEAD = 2  # seeds given to the cluster for each that it has in work
 _MOST_BUNDLED = 8
 _REACH_S = 10.0
+_LAST_OUTCOMES_S = 1.0
 _CALLS_AT_ONCE = 10_000  # of the hub; nearly all of them wait
 
 
@@ -122,6 +126,8 @@ class RayRunner(LocalRunner):
         self._given: set[asyncio.Future[Any]] = set()
         self._number = 0
         self._lost: Exception | None = None
+        self._in_flight: set[bytes] = set()
+        self._waiting: asyncio.Future[Any] | None = None  # for Ray, to start or to end
 
     async def run(self) -> int | None:
         """Go through all seeds; see `LocalRunner.run`.
@@ -131,20 +137,39 @@ class RayRunner(LocalRunner):
             ConfigError: there is no such cluster, it is too small, or its version is another one.
             RunStopped: too many seeds failed, or the cluster was lost.
         """
-        connection = await asyncio.to_thread(_connect, self._cluster)
+        connecting = _Connecting(self._cluster)
+        self._waiting = asyncio.ensure_future(self._begin(connecting))
         try:
-            if self.progress.stopping:
+            if not await _unless_cancelled(self._waiting, self.progress):
                 return None
-            self._hub = await asyncio.to_thread(connection.start_hub)
             pump = asyncio.create_task(self._pump())
             try:
-                await self._hub.start.remote(self._plan)
                 return await super().run()
             finally:
                 pump.cancel()
                 await asyncio.gather(pump, return_exceptions=True)
         finally:
-            await asyncio.to_thread(connection.close)
+            self._waiting = asyncio.ensure_future(connecting.close())
+            await _unless_cancelled(self._waiting, self.progress)
+
+    async def _begin(self, connecting: _Connecting) -> None:
+        connection = await connecting.connection()
+        self._hub = await asyncio.to_thread(connection.start_hub)
+        await self._hub.start.remote(self._plan)
+
+    def stop(self) -> None:
+        """As `LocalRunner.stop`; does not wait for Ray to start, nor the second time to end."""
+        again = self.progress.stopping
+        super().stop()
+        if self._waiting is not None and (again or not self._tasks):
+            self._waiting.cancel()
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        """When stopping: seeds that no worker has a call in flight for are not waited for."""
+        if self.progress.stopping and not self._in_flight:
+            for task in self._tasks:
+                asyncio.get_running_loop().call_later(_LAST_OUTCOMES_S, task.cancel)
 
     async def _process(self, seed: Seed, images: tuple[Image, ...]) -> Outcome:
         """Give the seed to the cluster, and wait for its outcome."""
@@ -205,6 +230,8 @@ class RayRunner(LocalRunner):
                 self.progress.called(call.stage, call.model, known.usage, stored=True)
             elif self.progress.stopping:
                 return Raised.by(Stopped())
+            else:
+                self._in_flight.add(call.key)
             return known
         try:
             await self._store.keep_answer(call, question.completion)
@@ -212,6 +239,8 @@ class RayRunner(LocalRunner):
             return Raised.by(error)
         usage = question.completion.usage
         self.progress.called(call.stage, call.model, usage, stored=False)
+        self._in_flight.discard(call.key)
+        self._end_when_idle()
         return None
 
     def _end(self, ended: Ended) -> None:
@@ -236,8 +265,74 @@ class RayRunner(LocalRunner):
                 expected.set_exception(self._lost)
 
 
+async def _unless_cancelled(waiting: asyncio.Future[Any], progress: Progress) -> bool:
+    """Whether it came about; ``False`` when the run was stopped instead."""
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        if not (waiting.cancelled() and progress.stopping):
+            raise
+        return False
+    return True
+
+
 async def _awaited(reference: Any) -> Any:
     return await reference
+
+
+class _Connecting:
+    """A connection to Ray, made, kept and ended by a thread of its own.
+
+    Both take Ray many seconds in which it cannot be interrupted; a daemon thread is left behind by
+    a process that ends. It is one thread for all of it, since on Linux the processes of a Ray end
+    with the thread that started them.
+
+    Args:
+        cluster: which.
+    """
+
+    def __init__(self, cluster: RayCluster) -> None:
+        self._cluster = cluster
+        self._loop = asyncio.get_running_loop()
+        self._made: asyncio.Future[_Connection] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._over = threading.Event()
+        threading.Thread(target=self._hold, name="ray connection", daemon=True).start()
+
+    async def connection(self) -> _Connection:
+        """Wait for it; raises as `_connect`."""
+        return await self._made
+
+    async def close(self) -> None:
+        """End it, and wait until it has ended; at once if it is not there yet."""
+        self._over.set()
+        if self._made.done() and not self._made.cancelled() and self._made.exception() is None:
+            await self._closed
+
+    def _hold(self) -> None:
+        try:
+            connection = _connect(self._cluster)
+        except Exception as error:  # noqa: BLE001  # raised by whoever waits
+            self._tell(self._made, error)
+            return
+        self._tell(self._made, connection)
+        self._over.wait()
+        try:
+            connection.close()
+        finally:
+            self._tell(self._closed, None)
+
+    def _tell(self, future: asyncio.Future[Any], value: object) -> None:
+        def settle() -> None:
+            if future.done():
+                return
+            if isinstance(value, Exception):
+                future.set_exception(value)
+            else:
+                future.set_result(value)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle)
 
 
 class _Connection:

@@ -11,6 +11,7 @@ power cut may take the last seconds, never the file.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import sqlite3
@@ -29,6 +30,7 @@ from vlmguard.types import Completion, Usage
 STORE_VERSION = 1
 _APPLICATION = 0x564C4D47  # "VLMG" in the file's header
 _ENDLESS = 2**62
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PAGE = 2000  # outcomes without bodies that are read at once
 _PAGE_OF_BODIES = 500
 
@@ -352,7 +354,7 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorname", "") or ""
-        if "FULL" in code or "IOERR" in code or getattr(error, "errno", 0) == 28:
+        if "FULL" in code or "IOERR" in code or getattr(error, "errno", 0) in _NO_ROOM:
             raise StoreError(
                 f"{path}: cannot be written ({error}). Free space on the disk and run the same "
                 "command again; what was stored is kept"
