@@ -44,7 +44,6 @@ def risky(category: str) -> str:
 SCRIPT = {
     "bad": risky("violence"),
     "refusable": risky("privacy"),
-    "garbage": "no assessment",
     "*": '{"verdict": "safe"}',
 }
 
@@ -77,14 +76,16 @@ class Proxy:
 
 
 def config(upstream: str, folder: Path) -> Path:
-    """A proxy with the guard twice: closed and open."""
+    """A proxy with the guard, and twice with one whose rewriter answers nothing."""
     (folder / "script.json").write_text(json.dumps(SCRIPT))
+    (folder / "nothing.json").write_text("{}")
     (folder / "policy.yaml").write_text("name: test\nactions: {privacy: refuse}\nrefusal: No.\n")
     guarded = {
         "rewriter": f"zero-shot:scripted:{folder / 'script.json'}",
         "policy": str(folder / "policy.yaml"),
         "detectors": [],
     }
+    broken = {"rewriter": f"zero-shot:scripted:{folder / 'nothing.json'}"}
     path = folder / "config.yaml"
     guardrails = [
         {
@@ -95,7 +96,11 @@ def config(upstream: str, folder: Path) -> Path:
                 "vlmguard": {**guarded, **more},
             },
         }
-        for name, more in [("closed", {}), ("open", {"on_failure": "open"})]
+        for name, more in [
+            ("closed", {}),
+            ("broken", broken),
+            ("open", {**broken, "on_failure": "open"}),
+        ]
     ]
     model = {"model": "openai/stub", "api_base": upstream, "api_key": "x"}
     told = {
@@ -249,17 +254,17 @@ def test_a_refusal_is_an_answer(
 
 
 def test_a_failure_is_closed_and_open_by_choice(proxy: Proxy) -> None:
-    """A rewriter that answers garbage: an error, or the original with a header that says so."""
-    response = proxy.chat("garbage")
+    """A rewriter without an answer: an error, or the original with a header that says so."""
+    response = proxy.chat("bad", "broken")
     assert response.status_code == 503, response.text
     error = response.json()["error"]
     assert error["provider_specific_fields"]["code"] == "guard_failed"
     assert response.headers["retry-after"] == "1"
     assert not proxy.upstream.received
-    response = proxy.chat("garbage", "open")
+    response = proxy.chat("bad", "open")
     assert response.status_code == 200, response.text
-    assert proxy.content == "garbage"
-    assert response.headers["x-vlmguard-failure"] == "RewriteParseError"
+    assert proxy.content == "bad"
+    assert response.headers["x-vlmguard-failure"] == "EngineRejected"
 
 
 def test_no_field_of_litellm_leads_round_the_guard(proxy: Proxy) -> None:

@@ -32,7 +32,7 @@ from vlmguard.integrations.settings import LiteLLMSettings
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 try:
-    from litellm.exceptions import ModifyResponseException
+    from litellm.exceptions import ModifyResponseException, RejectedRequestError
     from litellm.integrations.custom_guardrail import CustomGuardrail
     from litellm.proxy._types import ProxyException
     from litellm.proxy.common_utils.callback_utils import (
@@ -169,7 +169,8 @@ class VLMGuard(CustomGuardrail):
 
         Raises:
             ProxyException: what the client is told in place of an answer.
-            ModifyResponseException: LiteLLM's way to answer in place of the model.
+            ModifyResponseException, RejectedRequestError: LiteLLM's ways to answer in place of the
+                model.
         """
         if self._settings.mode == "off":
             return data
@@ -191,13 +192,7 @@ class VLMGuard(CustomGuardrail):
         self._record(data, decision, start)
         self._tell(data, decision)
         if decision.refusal is not None:
-            raise ModifyResponseException(
-                message=decision.refusal,
-                model=str(data.get("model") or ""),
-                request_data=data,
-                guardrail_name=self.guardrail_name,
-                detection_info=facts_of(decision),
-            )
+            raise self._refusal(data, decision, decision.refusal, str(call_type))
         return data
 
     async def async_post_call_response_headers_hook(
@@ -223,6 +218,24 @@ class VLMGuard(CustomGuardrail):
         _refuse_detours(data, self._settings.allow_uninspected)
         draft = reader(data, self._settings.allow_uninspected)
         return await self._reviewer.review(draft)
+
+    def _refusal(self, data: Json, decision: Decision, text: str, call_type: str) -> Exception:
+        """What makes LiteLLM answer in place of the model."""
+        model = str(data.get("model") or "")
+        if data.get("stream") is True and call_type in {"text_completion", "atext_completion"}:
+            # LiteLLM 1.108 loses the text of the other exception in streamed text completions.
+            rejected = RejectedRequestError(
+                message=text, model=model, llm_provider="", request_data=data
+            )
+            rejected.message = text  # it puts its own name before
+            return rejected
+        return ModifyResponseException(
+            message=text,
+            model=model,
+            request_data=data,
+            guardrail_name=self.guardrail_name,
+            detection_info=facts_of(decision),
+        )
 
     def _tell(self, data: Json, decision: Decision) -> None:
         add_guardrail_to_applied_guardrails_header(data, self.guardrail_name)
