@@ -102,7 +102,9 @@ def view(number: int, *, kind: Kind = "harmful", text: str = SECRET) -> SampleVi
 
 def cell(benchmark: str, defence: str, metric: str, value: float, **more: object) -> Cell:
     def around(middle: float, n: int) -> Estimate:
-        return Estimate(value=middle, low=max(0, middle - 0.08), high=min(1, middle + 0.08), n=n)
+        return Estimate(
+            value=middle, low=max(0.0, middle - 0.08), high=min(1.0, middle + 0.08), n=n
+        )
 
     place = DEFENCES.index(defence)
     differences = {}
@@ -112,7 +114,7 @@ def cell(benchmark: str, defence: str, metric: str, value: float, **more: object
             value=change, low=change - 0.05, high=change + 0.05, p=0.0004, n=48
         )
     categories = {
-        name: {metric: around(min(1, value * factor), 16)}
+        name: {metric: around(min(1.0, value * factor), 16)}
         for name, factor in (("Illegal Activity", 1.1), ("Fraud", 0.8), ("Malware Generation", 1.0))
     }
     return Cell(

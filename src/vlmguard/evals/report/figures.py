@@ -83,10 +83,11 @@ _KNOWN = {
         Metric(name="helpfulness", label="helpfulness", better="higher", axis="use"),
         Metric(name="over_refusal", label="over-refusal", better="lower", axis="use"),
         Metric(name="utility", label="utility", better="higher", axis="use"),
-        Metric(name="score", label="score", better="higher", axis="use"),
         Metric(name="accuracy", label="accuracy", better="higher", axis="use"),
         Metric(name="win_rate", label="win rate", better="higher", axis="use"),
-        Metric(name="refusal_rate", label="refused"),
+        Metric(name="compliance", label="compliance", better="higher"),
+        Metric(name="harm_score", label="harm score", better="lower"),
+        Metric(name="refusal_rate", label="advice refused"),
     )
 }
 
