@@ -31,6 +31,7 @@ from vlmguard.cli import (
     serve,
     synth,
     train,
+    ui,
 )
 from vlmguard.cli import eval as eval_
 from vlmguard.cli.show import err
@@ -47,6 +48,7 @@ app.command()(rewrite.rewrite)
 app.command()(ask.ask)
 app.command()(demo.demo)
 app.command()(serve.serve)
+app.command()(ui.ui)
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
