@@ -34,10 +34,10 @@ async def health(_request: Request) -> Response:
     return Response("up")
 
 
-app = Starlette(
+own = Starlette(
     routes=[
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/health", health),
     ]
 )
-app.add_middleware(VLMGuardMiddleware, policy="balanced", allow_routes=("GET /health",))
+app = VLMGuardMiddleware(own, policy="balanced", allow_routes=("GET /health",))

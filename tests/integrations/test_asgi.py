@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -74,7 +74,7 @@ class Owned:
 
 
 @pytest.fixture
-def owned() -> Iterator[Owned]:
+def owned() -> Owned:
     return Owned()
 
 
@@ -309,7 +309,9 @@ def test_it_is_added_as_any_middleware() -> None:
     """`add_middleware`, with the lifespan that loads the model."""
     app = Starlette(routes=[Route("/health", lambda _request: Response("up"))])
     app.add_middleware(
-        VLMGuardMiddleware, guard=Guard(Rules(), policy="strict"), allow_routes=("GET /health",)
+        VLMGuardMiddleware,  # type: ignore[arg-type]  # Starlette's own spelling of ASGI's types
+        guard=Guard(Rules(), policy="strict"),
+        allow_routes=("GET /health",),
     )
     with TestClient(app) as client:
         assert client.get("/health").text == "up"
