@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's rewriter: synthesis and training. The evaluation is not part of this project yet.
+# The paper's rewriter: synthesis, training, evaluation.
 # Nobody has run this script to its end: it needs what the next lines say.
 #
 # It needs two servers that speak OpenAI's API (vLLM, for instance), the sources and benchmarks
@@ -34,3 +34,15 @@ resume=()
 if [[ -e $RUN/recipe.yaml ]]; then resume=(--resume); fi
 accelerate launch --config_file recipes/accelerate/zero3.yaml \
   -m vlmguard.cli.main train recipes/qwen2-vl-7b-full.yaml --out "$RUN" "${resume[@]}"
+
+# 4. Its targets, benchmarks and baselines, with this rewriter behind the guard, once it is served:
+#
+#   vllm serve "$RUN/adapter" --served-model-name vlmguard-r1 --port 8010
+#
+# The recipe names the servers of the targets; --dry-run tells what it will take.
+GUARD="guard:openai:vlmguard-r1@http://localhost:8010/v1?trained=$RUN/adapter"
+for dry in --dry-run ""; do
+  # shellcheck disable=SC2086  # no argument at all, not an empty one
+  vlmguard eval recipes/eval_paper.yaml --data "$BENCHMARKS" --out runs/eval-paper \
+    --defence "none,self-reminder,figstep-prompt,adashield-s,ecso,$GUARD" $dry
+done

@@ -140,3 +140,17 @@ def test_without_a_shipped_adapter_an_engine_is_used_zero_shot(opened: Opened) -
     assert rewriter._prompt.name.endswith("zero_shot.md")
     assert rewriter._thresholds is None
     assert opened.specs == ["openai:m@http://127.0.0.1:1/v1"]
+
+
+def test_a_trained_model_behind_a_server_is_served_as_it_was_trained(
+    tmp_path: Path, opened: Opened
+) -> None:
+    """The server knows weights only; the folder of the training says prompt, layout, thresholds."""
+    write(tmp_path, metadata(base=BaseFacts(name="Qwen/Qwen2-VL-7B", architecture="qwen2_vl")))
+    spec = f"openai:mine@http://localhost:8010/v1?timeout=9&trained={tmp_path}"
+    rewriter = open_rewriter(spec)
+    assert rewriter.prompt.hash == TRAINED.hash
+    assert rewriter.thresholds == {"strict": 0.2, "balanced": 0.4, "permissive": 0.8}
+    assert opened.specs == ["openai:mine@http://localhost:8010/v1?timeout=9"]
+    with pytest.raises(ConfigError, match=METADATA_FILE):
+        open_rewriter("openai:mine@http://localhost:8010/v1?trained=/nowhere")

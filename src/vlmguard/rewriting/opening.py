@@ -7,6 +7,7 @@
     hf:/models/vlm?adapter=/my/peft  likewise through transformers
     hf:/runs/full/adapter            fully tuned or merged, with vlmguard.json beside the weights
     openai:MODEL@URL                 any capable model, zero-shot
+    openai:MODEL@URL?trained=FOLDER  a trained one behind a server; vlmguard.json is in the folder
     zero-shot:smollm2                the plain model under the zero-shot prompt
     self                             the target rewrites for itself
 """
@@ -57,6 +58,10 @@ def open_rewriter(
     shipped = shipped_adapter(parsed.scheme)
     if "adapter" in parsed.options:
         metadata = load_metadata(Path(parsed.options["adapter"]))
+    elif "trained" in parsed.options:
+        metadata = load_metadata(Path(parsed.options["trained"]))
+        options = {key: value for key, value in parsed.options.items() if key != "trained"}
+        parsed = EngineSpec(scheme=parsed.scheme, value=parsed.value, options=options)
     elif shipped is not None:
         metadata = load_metadata(shipped)
         adapter = shipped / metadata.files["gguf"]
