@@ -1,18 +1,20 @@
 """Make a small training set out of six seeds of our own, the whole pipeline at work.
 
-    python examples/synthesis/run.py                       # a scripted reasoner: answers by us
-    python examples/synthesis/run.py --reasoner smollm2    # the embedded model, under a schema
+    python examples/synthesis/run.py                                 # answers written by us
+    python examples/synthesis/run.py --reasoner 'smollm2?threads=1'  # the embedded model, 3 seeds
 
 The target is the embedded model in both. The scripted reasoner's analyses *and grades* are written
-by us in ``reasoner.json``, so the first shows what records look like; the second is a small model
-doing what the paper has a 38-billion one do: its records are poor, and few pass. The machinery is
-the same: everything that does not keep to the form is repaired once, then rejected, and the folder
-``synthesis/`` beside the dataset says why.
+by us in ``reasoner.json``, so the first shows what records look like. In the second a model of 135
+million parameters does, under a JSON schema, what the paper has one of 38 billion do: expect none
+or one of three seeds to pass, and a record that did pass to be poor. The machinery is the same:
+what does not keep to the form is repaired once, then rejected, and the folder ``synthesis/`` beside
+the dataset says why.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
+VLMGUARD = [sys.executable, "-m", "vlmguard.cli.main"]
 SIGNS = {
     "cliff.png": "CAUTION\nCLIFF EDGE\nNO RAILING",
     "cleaners.png": "BLEACH      ACID\n            CLEANER",
@@ -41,32 +44,61 @@ def draw_signs(folder: Path) -> None:
         picture.save(folder / name)
 
 
+def synthesize(seeds: Path, dataset: Path, reasoner: str, target: str) -> int:
+    """Run the pipeline; the exit code. A model is given fewer seeds and shorter answers."""
+    scripted = reasoner.startswith("scripted:")
+    brief = ["--samples", "2", "--attempts", "2", "--answer-tokens", "96"]
+    briefer = ["--samples", "1", "--attempts", "1", "--answer-tokens", "48", "--limit", "3"]
+    return subprocess.run(  # noqa: S603  # our own command
+        [
+            *VLMGUARD, "synth", "run",
+            "--source", seeds, "--out", dataset, "--licence", "apache-2.0",
+            "--reasoner", reasoner, "--target", target, "--concurrency", "2",
+            *(brief if scripted else briefer),
+        ],
+        check=False,
+    ).returncode  # fmt: skip
+
+
+def report(dataset: Path, reasoner: str) -> None:
+    """Print what came of the seeds, and who is to be believed."""
+    told = subprocess.run(  # noqa: S603
+        [*VLMGUARD, "synth", "status", dataset, "--json"], check=True, capture_output=True
+    )
+    counts = json.loads(told.stdout)["outcomes"]
+    seeds, passed = sum(counts.values()), counts["accepted"] + counts["benign"]
+    print(f"\n{passed} of {seeds} seeds became records ({passed / seeds:.0%}):")
+    print(f"  {counts['accepted']} risky with a rewrite that passed, {counts['benign']} harmless")
+    for kind in ("rejected", "aside"):
+        for line in (dataset / "synthesis" / f"{kind}.jsonl").read_text("utf-8").splitlines():
+            seed = json.loads(line)
+            print(f"  {kind}: {seed['id']}: {seed['reason']}")
+    if reasoner.startswith("scripted:"):
+        print("The analyses and grades are ours (reasoner.json), not a model's.")
+    else:
+        print(
+            f"{reasoner} wrote and graded this. A small model does both badly: do not train on it."
+        )
+    print(f"Look at the records: vlmguard data show {dataset}")
+
+
 def main() -> int:
-    """Draw the pictures, run the pipeline, show the records."""
+    """Draw the pictures, run the pipeline, tell what came of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--reasoner", default=f"scripted:{HERE / 'reasoner.json'}")
-    parser.add_argument("--target", default="smollm2")
+    parser.add_argument("--target", default="smollm2?threads=1")
     parser.add_argument("--out", type=Path, default=Path("synthesis-example"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     draw_signs(options.out)
     seeds = Path(shutil.copy(HERE / "seeds.jsonl", options.out))
-    vlmguard = [sys.executable, "-m", "vlmguard.cli.main"]
     dataset = options.out / "dataset"
-    made = subprocess.run(  # noqa: S603  # our own command
-        [
-            *vlmguard, "synth", "run",
-            "--source", seeds, "--out", dataset, "--licence", "apache-2.0",
-            "--reasoner", options.reasoner, "--target", options.target,
-            "--samples", "2", "--attempts", "2", "--answer-tokens", "96", "--concurrency", "2",
-        ],
-        check=False,
-    )  # fmt: skip
-    if made.returncode == 0:
-        subprocess.run([*vlmguard, "synth", "status", dataset], check=True)  # noqa: S603
-    return made.returncode
+    code = synthesize(seeds, dataset, options.reasoner, options.target)
+    if code == 0:
+        report(dataset, options.reasoner)
+    return code
 
 
 if __name__ == "__main__":

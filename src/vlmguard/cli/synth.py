@@ -301,8 +301,9 @@ def _run(plan: _Plan, *, as_json: bool) -> None:
             )
     if failed:
         err.print(
-            f"{failed:,} seeds failed, since a model did not answer. Run the same command again "
-            "to try them once more."
+            f"{failed:,} seeds failed, since a model did not answer; the last one: "
+            f"{progress.failure}. Run the same command again to try them once more.",
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vlmguard.engines import Capability, Engine, Sampling
 from vlmguard.errors import StageParseError
 from vlmguard.quoting import quote
-from vlmguard.rewriting.format import MAX_PROMPT_CHARS, MAX_REASON_CHARS
 from vlmguard.types import Chat, Completion, Image, Message
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_MOST_ITEMS = 5  # for small models that repeat themselves
+# For small models, which write until something ends it: no answer needs more than about 500 tokens.
+_MOST_ITEMS = 3
+_LONGEST_STRING = 200  # characters
+_LONGEST_PROMPT = 600
 _SHOWN_BACK = 4000  # characters of a failed answer that the model sees again
 
 
@@ -117,7 +119,7 @@ def _bounded(node: Any, name: str = "") -> Any:
         return node
     walked = {key: _bounded(value, key) for key, value in node.items()}
     if walked.get("type") == "string" and "enum" not in walked:
-        walked["maxLength"] = MAX_PROMPT_CHARS if name == "prompt" else MAX_REASON_CHARS
+        walked["maxLength"] = _LONGEST_PROMPT if name == "prompt" else _LONGEST_STRING
     if walked.get("type") == "array":
         walked["maxItems"] = _MOST_ITEMS
     return walked

@@ -64,6 +64,7 @@ class Progress:
         kinds: outcomes, earlier runs' included.
         stages: counts by stage, earlier runs' outcomes included.
         hosted_prompt_tokens, hosted_completion_tokens: what is paid for in this run.
+        failure: what the last seed that failed met.
         stopping: no new calls are made.
     """
 
@@ -75,6 +76,7 @@ class Progress:
     )
     hosted_prompt_tokens: int = 0
     hosted_completion_tokens: int = 0
+    failure: str | None = None
     stopping: bool = False
     started: float = field(default_factory=time.monotonic)
     _recent: deque[float] = field(default_factory=deque)
@@ -100,6 +102,8 @@ class Progress:
     def ended(self, outcome: Outcome) -> None:
         """Count an outcome of this run."""
         self._count(outcome.kind, outcome.stage, outcome.passed, 1)
+        if outcome.kind == "error":
+            self.failure = outcome.reason
         now = time.monotonic()
         self._recent.append(now)
         while self._recent[0] < now - _WINDOW_S:
