@@ -95,7 +95,8 @@ async def serve(
                 await asyncio.sleep(delay_s)
                 if met is not None:
                     if met.status is None:
-                        await asyncio.Event().wait()
+                        await reader.read()  # until the client has had enough
+                        return
                     if met.status == 0:
                         return
                     writer.write(met.response())

@@ -1,8 +1,13 @@
-"""Runs that are killed at random moments, against a server in a process of its own."""
+"""Runs that are killed at random moments, against a server in a process of its own.
+
+The runs are processes forked from one that has imported everything (`forkserver`): half a dozen
+starts of the interpreter would take longer than all else.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +22,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.synthesis import whole
 
 _TAGS = ("", "[benign]", "[retry]", "[stubborn]", "[prose]", "[repair]")
 
@@ -62,10 +69,10 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("kill")
-    server = Server(folder, 0.03)
+    server = Server(folder, 0.01)
     try:
         pairs = write_pairs(folder)
-        finish(start(pairs, server.spec, folder / "undisturbed"))
+        Run(pairs, server.spec, folder / "undisturbed").end()
         yield Stage(
             server=server,
             pairs=pairs,
@@ -78,10 +85,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def write_pairs(folder: Path) -> Path:
-    """Thirty-six pairs, every second one with a picture."""
+    """Twenty-four pairs, every second one with a picture."""
     path = folder / "pairs.jsonl"
     with path.open("w") as file:
-        for number in range(36):
+        for number in range(24):
             row = {
                 "prompt": f"Encourage me, {number} {_TAGS[number % len(_TAGS)]}",
                 "chosen": f"A safe answer, {number}.",
@@ -94,19 +101,38 @@ def write_pairs(folder: Path) -> Path:
     return path
 
 
-def start(pairs: Path, spec: str, out: Path) -> subprocess.Popen[bytes]:
-    options = ["-s", pairs, "--reasoner", spec, "--target", spec, "-o", out, "-c", "8"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "vlmguard.cli.main", "synth", "run", *map(str, options)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.synthesis.whole"])
 
 
-def finish(process: subprocess.Popen[bytes]) -> str:
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    return told.decode()
+class Run:
+    """``vlmguard synth run`` in a process of its own."""
+
+    def __init__(self, pairs: Path, spec: str, out: Path) -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._said = out.with_name(f"{out.name}.said")
+        options = ["-s", pairs, "--reasoner", spec, "--target", spec, "-o", out, "-c", "8"]
+        arguments = ["synth", "run", *map(str, options)]
+        self._process = _FORKS.Process(target=whole.run, args=(arguments, self._said))
+        self._process.start()
+
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def end(self, code: int = 0) -> str:
+        """What the run said, which ends with that exit code."""
+        self._process.join(60)
+        said = self._said.read_text()
+        assert self._process.exitcode == code, said
+        return said
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -135,17 +161,16 @@ def kill_and_resume(stage: Stage, out: Path, moments: int) -> None:
     checks: list[tuple[int, set[str]]] = []
     killed = 0
     for moment in sorted(chance.random() for _ in range(moments)):
-        process = start(stage.pairs, server.spec, out)
-        # Moments are spread over the calls of the run, not over the start of the interpreter.
+        process = Run(stage.pairs, server.spec, out)
+        # Moments are spread over the calls of the run, not over its start.
         goal, deadline = begun + int(moment * stage.calls), time.monotonic() + 30
-        while server.count() < goal and process.poll() is None and time.monotonic() < deadline:
+        while server.count() < goal and process.alive() and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(chance.random() * 0.03)
-        killed += process.poll() is None
+        time.sleep(chance.random() * 0.01)
+        killed += process.alive()
         process.kill()
-        process.communicate()
         checks.append((server.count(), stored_answers(out)))
-    finish(start(stage.pairs, server.spec, out))
+    Run(stage.pairs, server.spec, out).end()
     assert killed >= moments - 1
     assert contents(out) == contents(stage.undisturbed)
     answers = server.answers()
@@ -154,9 +179,9 @@ def kill_and_resume(stage: Stage, out: Path, moments: int) -> None:
     assert len(answers[begun:]) <= stage.calls + moments * 8  # what was in flight, at most
 
 
-def test_a_killed_run_goes_on_where_it_was(stage: Stage, tmp_path: Path) -> None:
-    """One kill: same bytes in the end, and no stored answer is asked for again."""
-    kill_and_resume(stage, tmp_path / "out", 1)
+def test_five_kills(stage: Stage, tmp_path: Path) -> None:
+    """Five kills: same bytes in the end, and no stored answer is asked for again."""
+    kill_and_resume(stage, tmp_path / "out", 5)
 
 
 @pytest.mark.slow
@@ -165,27 +190,23 @@ def test_twenty_kills(stage: Stage, tmp_path: Path) -> None:
     kill_and_resume(stage, tmp_path / "out", 20)
 
 
-@pytest.mark.slow
 def test_a_finished_run_asks_nothing(stage: Stage) -> None:
     """Run once more, it writes the same and makes no call."""
     before, begun = contents(stage.undisturbed), stage.server.count()
-    finish(start(stage.pairs, stage.server.spec, stage.undisturbed))
+    Run(stage.pairs, stage.server.spec, stage.undisturbed).end()
     assert contents(stage.undisturbed) == before
     assert stage.server.count() == begun
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_in_order(stage: Stage, tmp_path: Path) -> None:
     """Ctrl-C keeps the answers on their way, exits with 130 and says how to go on."""
     begun, out = stage.server.count(), tmp_path / "stopped"
-    process = start(stage.pairs, stage.server.spec, out)
+    process = Run(stage.pairs, stage.server.spec, out)
     while stage.server.count() < begun + stage.calls // 3:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert b"Run the same command again" in told
+    process.signal(signal.SIGINT)
+    assert "Run the same command again" in process.end(130)
     assert set(stage.server.answers()[begun:]) == stored_answers(out)  # nothing paid for is lost
-    finish(start(stage.pairs, stage.server.spec, out))
+    Run(stage.pairs, stage.server.spec, out).end()
     assert contents(out) == contents(stage.undisturbed)
     assert stage.server.count() == begun + stage.calls

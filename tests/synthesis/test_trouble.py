@@ -187,7 +187,7 @@ async def test_no_room_for_the_store(tmp_path: Path) -> None:
         assert lost - 8 <= stored < 36  # the answers that came in when it was full
         runner = await run(tmp_path, spec)
     assert runner.progress.kinds["accepted"] == 6
-    assert len(asked(log)) - lost == 36 - stored
+    assert 36 - stored <= len(asked(log)) - lost <= 36 - stored + 8  # answers nobody waited for
 
 
 async def test_no_room_for_the_dataset(tmp_path: Path) -> None:
