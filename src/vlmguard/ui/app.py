@@ -97,6 +97,7 @@ def mount(app: Starlette, settings: UiSettings, *, path: str = "/playground") ->
         ConfigError: a model, policy or log that it offers cannot be opened.
     """
     models = Models(settings.targets, settings.rewriters, any_model=settings.any_model)
+    models.open_all()
     css = files("vlmguard.ui").joinpath("style.css").read_text("utf-8")
     gr.mount_gradio_app(
         app,

@@ -98,7 +98,7 @@ def audit_tab(log: str, tab: gr.Tab) -> None:
         max_height=340,
         buttons=[],
     )
-    full = gr.HTML("", js_on_load=veil_script(), elem_classes="vg-card", elem_id="vg-audit-full")
+    full = gr.HTML("", js_on_load=veil_script(), elem_id="vg-audit-full")
 
     def find(*values: Any) -> list[Any]:
         try:

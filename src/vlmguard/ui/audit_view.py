@@ -160,7 +160,7 @@ def in_full(record: AuditRecord) -> str:
         ("Latency", steps),
         ("Tokens", f"{record.usage.prompt_tokens} in, {record.usage.completion_tokens} out"),
     ]
-    return f"{render.facts(rows)}{_content(record)}"
+    return f'<section class="vg-card">{render.facts(rows)}</section>{_content(record)}'
 
 
 def _shadow(record: AuditRecord) -> str | None:
@@ -192,7 +192,8 @@ def _content(record: AuditRecord) -> str:
             ("Picture", report.visual),
             ("Together", report.multimodal),
         ]
-        parts.append(f"<h3>Reasons</h3>{render.facts(reasons)}")
+        told = render.facts(reasons)
+        parts.append(f'<section class="vg-card"><h2>Reasons</h2>{told}</section>')
     if record.rewrite is not None:
         shown = Answer(text=record.rewrite, done=True)
         parts.append(render.answer("Rewrite", shown, veiled=False, run=record.request_id))

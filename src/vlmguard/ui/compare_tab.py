@@ -87,7 +87,7 @@ def _card(spec: str, outcome: Outcome, harmless: bool, run: str) -> str:  # noqa
         shown = Answer(problem=outcome.problem, done=True)
         empty = "at work …" if outcome.running else "waiting"
         body = render.answer(spec, shown, veiled=False, run=run, empty=empty)
-        return f'<div class="vg-card">{body}</div>'
+        return f"<div>{body}</div>"
     trace = reply.trace
     guarded = bool(trace.rewrites) and all(each.action != "monitor" for each in trace.rewrites)
     body = render.answer(
@@ -107,7 +107,7 @@ def _card(spec: str, outcome: Outcome, harmless: bool, run: str) -> str:  # noqa
         last = trace.rewrites[-1]
         rows.append(("Decision", f"{last.verdict}, risk {last.risk:.2f}, {last.action}"))
     rows += [("Note", note) for note in trace.notes]
-    return f'<div class="vg-card">{body}{render.facts(rows)}</div>'
+    return f"<div>{body}{render.facts(rows)}</div>"
 
 
 def compare_tab(models: Models) -> None:

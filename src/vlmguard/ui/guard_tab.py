@@ -107,10 +107,10 @@ def guard_tab(models: Models, settings: UiSettings) -> None:
             with gr.Row():
                 run = gr.Button("Run", variant="primary", elem_id="vg-run", min_width=120)
                 stop = gr.Button("Stop", min_width=80)
+            _examples(picture, prompt)
             choices = _choices(models, settings)
         with gr.Column(scale=3, min_width=320):
             views = _views()
-    _examples(picture, prompt)
 
     async def think(  # noqa: PLR0917  # Gradio gives values by place
         shown: str | None, text: str, target: str, rewriter: str, policy: str, threshold: float
@@ -221,20 +221,17 @@ def _threshold(models: Models, policy: str, rewriter: str, target: str) -> float
 
 def _views() -> Views:
     nothing = Snapshot(prompt="", picture=None, threshold=0.5)
-    status = gr.HTML("", elem_id="vg-status")
-    with gr.Group(elem_classes="vg-card"):
-        gauge = gr.HTML(render.gauge(nothing), elem_id="vg-gauge")
-    with gr.Row():
+    status = gr.HTML(render.status(nothing, again=False), elem_id="vg-status")
+    gauge = gr.HTML(render.gauge(nothing), elem_id="vg-gauge")
+    with gr.Row(elem_classes="vg-pictures"):
         picture = gr.AnnotatedImage(
             label="What was read in the picture", visible=False, height=260, buttons=[]
         )
         objects = gr.Label(
             label="What it perhaps shows", visible=False, num_top_classes=4, show_heading=False
         )
-    evidence = gr.HTML("")
-    with gr.Group(elem_classes=["vg-card", "vg-part"]):
-        gr.HTML("<h3>Reasons</h3>")
-        reasons = gr.HTML(render.reasons(nothing), elem_id="vg-reasons")
+    evidence = gr.HTML("", elem_id="vg-evidence")
+    reasons = gr.HTML(render.reasons(nothing), elem_id="vg-reasons")
     rewritten = gr.HighlightedText(
         label="Prompt that the target receives",
         value=[],
@@ -246,19 +243,8 @@ def _views() -> Views:
         buttons=[],
     )
     with gr.Row():
-        unguarded, guarded = (
-            gr.HTML(
-                render.answer(title, nothing.guarded, veiled=False, run="", empty="not asked yet"),
-                js_on_load=veil_script(),
-                elem_classes="vg-card",
-                elem_id=name,
-                min_width=280,
-            )
-            for title, name in (
-                ("Without the guard", "vg-unguarded"),
-                ("With the guard", "vg-guarded"),
-            )
-        )
+        unguarded = _answer_view("Without the guard", "vg-unguarded", nothing)
+        guarded = _answer_view("With the guard", "vg-guarded", nothing)
     return Views(
         status=status,
         gauge=gauge,
@@ -270,6 +256,15 @@ def _views() -> Views:
         unguarded=unguarded,
         guarded=guarded,
     )
+
+
+def _answer_view(title: str, name: str, nothing: Snapshot) -> gr.HTML:
+    with gr.Column(min_width=280):
+        return gr.HTML(
+            render.answer(title, nothing.guarded, veiled=False, run="", empty="not asked yet"),
+            js_on_load=veil_script(),
+            elem_id=name,
+        )
 
 
 def _examples(picture: gr.Image, prompt: gr.Textbox) -> None:

@@ -37,6 +37,17 @@ class Models:
         self._rewriters: dict[tuple[str, str], PromptedRewriter] = {}
         self._defences: dict[tuple[str, str], Defence] = {}
 
+    def open_all(self) -> None:
+        """Open everything that is offered, so that a wrong spec is told before anybody comes.
+
+        Raises:
+            ConfigError: names what is wrong.
+        """
+        for spec in self.targets:
+            self.target(spec)
+        for spec in self.rewriters:
+            self.rewriter(spec, target=self.targets[0])
+
     def target(self, spec: str) -> Engine:
         """The engine of that spec.
 

@@ -102,7 +102,7 @@ def gauge(snapshot: Snapshot) -> str:
             f"of {threshold:.3f}</span>"
         )
     return (
-        f'<div class="vg-gauge"><p>{verdict}{_consequence(snapshot)}</p>'
+        f'<div class="vg-card vg-gauge"><p>{verdict}{_consequence(snapshot)}</p>'
         f'<div class="vg-scale">{meter}<span class="vg-mark" style="left:{mark}" '
         'aria-hidden="true"></span></div><div class="vg-ends" aria-hidden="true"><span>0</span>'
         f'<span class="vg-mark-text" style="left:{mark}">threshold</span><span>1</span></div></div>'
@@ -123,11 +123,13 @@ def reasons(snapshot: Snapshot) -> str:
     source = report or snapshot.partial
     rows = (("Text", source.textual), ("Picture", source.visual), ("Together", source.multimodal))
     if snapshot.rewrite is not None and report is None:
-        return _quiet("A request below the threshold passes without reasons: one token decided.")
-    if not any(text for _, text in rows):
-        return _quiet("…" if snapshot.step else "")
-    lines = "".join(f"<dt>{name}</dt><dd>{escape(text) or '…'}</dd>" for name, text in rows)
-    return f'<dl class="vg-reasons">{lines}</dl>'
+        body = _quiet("None: a request below the threshold passes without them.")
+    elif not any(text for _, text in rows):
+        body = _quiet("…" if snapshot.step else "Written for risky requests only.")
+    else:
+        lines = "".join(f"<dt>{name}</dt><dd>{escape(text) or '…'}</dd>" for name, text in rows)
+        body = f'<dl class="vg-reasons">{lines}</dl>'
+    return f'<section class="vg-card"><h2>Reasons</h2>{body}</section>'
 
 
 def diff(snapshot: Snapshot) -> list[tuple[str, str | None]]:
@@ -171,7 +173,8 @@ def answer(title: str, shown: Answer, *, veiled: bool, run: str, empty: str = ""
 
 
 def _section(title: str, body: str, busy: str) -> str:
-    return f'<section class="vg-answer" aria-busy="{busy}"><h3>{escape(title)}</h3>{body}</section>'
+    heading = f"<h2>{escape(title)}</h2>"
+    return f'<section class="vg-card vg-answer" aria-busy="{busy}">{heading}{body}</section>'
 
 
 def status(snapshot: Snapshot, *, again: bool) -> str:
@@ -184,6 +187,8 @@ def status(snapshot: Snapshot, *, again: bool) -> str:
         warning = problem(
             "The guard failed and the policy is open, so the original prompt was sent: " + failure
         )
+    if not snapshot.step:
+        return _quiet("Drop a picture, type a prompt, press Run; or take one of the examples.")
     if snapshot.step != "done":
         return f'{warning}<p class="vg-status" role="status">{escape(snapshot.step)} …</p>'
     notes = "".join(f"<p>{escape(note)}</p>" for note in snapshot.notes)

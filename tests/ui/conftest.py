@@ -1,0 +1,75 @@
+"""A browser, and playgrounds to open in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WAIT_MS = 60_000
+"""How long a page may take on a busy machine."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, where there is one."""
+    pytest.importorskip("gradio")
+    api = pytest.importorskip("playwright.sync_api")
+    from tests.ui.playground import chromium
+
+    where = chromium()
+    if where is None:
+        pytest.skip("no Chromium is installed; apt install chromium")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def playground_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A playground with scripted models, an audit log and a report."""
+    pytest.importorskip("gradio")
+    import asyncio
+
+    from tests.ui import playground
+    from tests.ui.test_parts import write_log
+    from vlmguard.ui import app as ui
+
+    folder = tmp_path_factory.mktemp("playground")
+    log = folder / "audit.sqlite"
+    asyncio.run(write_log(log, 30))
+    reports = folder / "reports"
+    reports.mkdir()
+    (reports / "report.html").write_text("<h1>Results of a run</h1>")
+    settings = playground.settings(audit=str(log), reports=Path(reports))
+    with playground.serving(ui.create(settings)) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser: Browser, playground_url: str) -> Iterator[Page]:
+    """The page, opened anew; fails when its console has an error or it calls elsewhere."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on(
+        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
+    )
+    opened.on("request", lambda request: wrong.extend(_outside(request.url, playground_url)))
+    opened.goto(playground_url)
+    opened.wait_for_selector("#vg-run")
+    yield opened
+    context.close()
+    assert wrong == []
+
+
+def _outside(url: str, own: str) -> list[str]:
+    return [] if url.startswith((own, "data:", "blob:")) else [f"a request to {url}"]
