@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import io
 import os
 import pickle
 import signal
@@ -12,13 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.synthesis.test_kill import Server, contents, stored_answers, write_pairs
+from tests.synthesis.test_trouble import serving
 from vlmguard.errors import (
     ConfigError,
     EngineRejected,
@@ -35,12 +39,13 @@ from vlmguard.synthesis import (
     Recipe,
     RunSettings,
     Store,
+    open_sources,
     ray_runner,
     store_path,
 )
 from vlmguard.synthesis.calls import Stopped
 from vlmguard.synthesis.outcomes import KINDS
-from vlmguard.synthesis.ray_messages import Raised
+from vlmguard.synthesis.ray_messages import Plan, Raised, Task
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
 _SPEC = "openai:m@http://127.0.0.1:9/v1?vision=true"
@@ -97,6 +102,91 @@ async def test_stopped_while_ray_starts(tmp_path: Path, monkeypatch: pytest.Monk
         may_start.set()
         store.close()
     assert await asyncio.to_thread(ended.wait, 30)
+
+
+class Nearby:
+    """A connection to a hub and a worker in this process: all of the runner's code but Ray's."""
+
+    def __init__(self) -> None:
+        from vlmguard.synthesis.ray_cluster import Hub
+
+        self._loop = asyncio.get_running_loop()
+        self.hub = Hub()
+        self.worker: Any = None
+        self.closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start_hub(self) -> Nearby:
+        return self
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        method = self._start if name == "start" else getattr(self.hub, name)
+        return SimpleNamespace(remote=lambda *given: asyncio.ensure_future(method(*given)))
+
+    async def _start(self, plan: Plan) -> None:
+        from vlmguard.synthesis.ray_cluster import Worker
+
+        worker = self.worker = Worker(self, plan)
+
+        async def work() -> None:
+            while (tasks := await self.hub.take(1)) is not None:
+                for task in tasks:
+                    self._begin(self._one(worker, task))
+
+        self._begin(work())
+
+    async def _one(self, worker: Any, task: Task) -> None:
+        self.hub._tell(await worker._work(task))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.ensure_future(work))
+
+    def close(self) -> None:
+        self.closed = True
+        for task in self._tasks:
+            self._loop.call_soon_threadsafe(task.cancel)
+
+
+@needs_ray
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_without_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Hub, worker and runner in one process: a whole run, and one that is stopped on its way.
+
+    The stopped one keeps every answer and ends without the time that calls in flight may take.
+    """
+    made = Nearby()
+    monkeypatch.setattr(ray_runner, "_connect", lambda _: made)
+    pairs, log = write_pairs(tmp_path), io.StringIO()
+    store = Store(store_path(tmp_path / "out"))
+    async with serving(lambda _: None, log) as url:
+        spec = f"openai:brain@{url}"
+        runner = RayRunner(
+            open_sources([str(pairs)]),
+            models=RayModels(specs=dict.fromkeys(("reasoner", "target", "judge"), spec)),
+            recipe=Recipe(),
+            store=store,
+            folder=tmp_path / "out",
+            settings=RunSettings(concurrency=4, grace_s=1000),
+            cluster=RayCluster(workers=1),
+        )
+
+        async def stop() -> None:
+            while log.getvalue().count("\n") < 30:  # noqa: ASYNC110  # it only counts
+                await asyncio.sleep(0.001)
+            runner.stop()
+
+        stopping = asyncio.ensure_future(stop()) if stopped else None
+        assert await runner.run() == (None if stopped else 24)
+        if stopping is not None:
+            await stopping
+        assert made.closed
+        await made.worker._casts["hindsight"].reasoner.aclose()
+    answers = log.getvalue().splitlines()
+    assert sum(count.calls for count in store.call_counts()) == len(set(answers)) == len(answers)
+    assert (runner.progress.finished < 24) is stopped
+    store.close()
 
 
 async def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +378,12 @@ def cluster() -> Iterator[str]:
     )
     assert process.stdout is not None
     said = ""
-    for line in process.stdout:
-        said += line
-        if "Ray runtime started" in line:
-            break
-    assert process.poll() is None, said
     try:
+        for line in process.stdout:
+            said += line
+            if "Ray runtime started" in line:
+                break
+        assert process.poll() is None, said
         yield address
     finally:
         process.terminate()  # and, with it, everything that it started
