@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 from typer.core import TyperGroup
 
 from vlmguard.cli.eval_views import Display, estimate_view
@@ -179,38 +178,12 @@ def judge(
 
 
 @app.command()
-def report(
-    folder: RunArgument,
-    formats: FormatOption = "html",
-) -> None:
-    """Write a run's report into its folder (again)."""
-    from vlmguard.evals.collect import collect, read_run_file  # noqa: PLC0415
-    from vlmguard.evals.report import parse_formats, write_report  # noqa: PLC0415
-
-    known = read_run_file(folder)
-    suites = open_suites(known.plan)
-    store = RunStore(folder, read_only=True)
-    try:
-        results = collect(known, suites, store)
-    finally:
-        store.close()
-    for path in write_report(results, folder, parse_formats(formats)):
-        out.print(Text(str(path)))
-
-
-@app.command()
 def logs(folder: RunArgument) -> None:
     """Write a run's logs for `inspect view` (again), e.g. after a crash."""
-    from vlmguard.evals.collect import collect, read_run_file  # noqa: PLC0415
+    from vlmguard.evals.collect import collect_folder  # noqa: PLC0415
     from vlmguard.evals.inspect_logs import write_logs  # noqa: PLC0415  # slow to import
 
-    known = read_run_file(folder)
-    suites = open_suites(known.plan)
-    store = RunStore(folder, read_only=True)
-    try:
-        paths = write_logs(folder / "logs", collect(known, suites, store))
-    finally:
-        store.close()
+    paths = write_logs(folder / "logs", collect_folder(folder))
     out.print(f"{len(paths)} logs; look at them with: inspect view --log-dir {folder / 'logs'}")
 
 

@@ -9,12 +9,10 @@ import typer
 from rich.text import Text
 
 from vlmguard.cli.show import err, out
-from vlmguard.errors import ConfigError, DataError
+from vlmguard.errors import ConfigError
 
 if TYPE_CHECKING:
     from vlmguard.evals.types import Results
-
-RESULTS_FILE = "results.json"
 
 
 def report(
@@ -63,30 +61,16 @@ def read_results(source: Path) -> Results:
 
     Raises:
         DataError: there is no such file or folder, or it holds no results.
-        ConfigError: the folder is no run's.
+        ConfigError: the folder is no run's, or its benchmarks' data are not here.
     """
-    from vlmguard.evals.collect import RUN_FILE, collect, read_run_file  # noqa: PLC0415
-    from vlmguard.evals.lineup import open_suites  # noqa: PLC0415
+    from vlmguard.evals.collect import RESULTS_FILE, RUN_FILE, collect_folder  # noqa: PLC0415
     from vlmguard.evals.report import load_results  # noqa: PLC0415
-    from vlmguard.evals.store import RunStore  # noqa: PLC0415
 
     if not source.is_dir():
         return load_results(source)
     if not (source / RUN_FILE).exists() and (source / RESULTS_FILE).exists():
         return load_results(source / RESULTS_FILE)
-    known = read_run_file(source)
-    try:
-        suites = open_suites(known.plan)
-    except DataError as error:
-        raise ConfigError(
-            f"the samples of {source} are read from the benchmarks' data, and {error}. "
-            f"Name {source / RESULTS_FILE} for a report without samples."
-        ) from error
-    store = RunStore(source, read_only=True)
-    try:
-        return collect(known, suites, store)
-    finally:
-        store.close()
+    return collect_folder(source)
 
 
 def _open(page: Path) -> None:

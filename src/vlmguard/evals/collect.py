@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vlmguard.errors import ConfigError
+from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.answering import Entry
-from vlmguard.evals.lineup import Suite
+from vlmguard.evals.lineup import Suite, open_suites
 from vlmguard.evals.metrics import summarize
 from vlmguard.evals.plan import EvalPlan
 from vlmguard.evals.run import is_empty, is_judged
@@ -20,6 +20,7 @@ from vlmguard.evals.store import RunStore, StoredAnswer, judgement_key, write_js
 from vlmguard.evals.types import Judgement, Results, Sample, SampleView
 
 RUN_FILE = "run.json"
+RESULTS_FILE = "results.json"
 _PACKAGES = (
     "vlmguard-r1",
     "inspect-ai",
@@ -106,6 +107,28 @@ def collect(run: RunFile, suites: Sequence[Suite], store: RunStore) -> Results:
     )
 
 
+def collect_folder(folder: Path) -> Results:
+    """The same of a run's folder; a run that is going on may be looked at.
+
+    Raises:
+        ConfigError: no run was started there, or the benchmarks' data are not where they were.
+        DataError: the stored answers are damaged.
+    """
+    known = read_run_file(folder)
+    try:
+        suites = open_suites(known.plan)
+    except DataError as error:
+        raise ConfigError(
+            f"the samples of {folder} are read from the benchmarks' data, and {error}. "
+            f"`vlmguard report {folder / RESULTS_FILE}` reports without samples."
+        ) from error
+    store = RunStore(folder, read_only=True)
+    try:
+        return collect(known, suites, store)
+    finally:
+        store.close()
+
+
 def results_json(results: Results) -> dict[str, Any]:
     """Plain JSON values of everything but the samples: those are in ``answers.jsonl``."""
     return {
@@ -120,7 +143,7 @@ def results_json(results: Results) -> dict[str, Any]:
 
 def write_results(folder: Path, results: Results) -> None:
     """Write ``results.json``."""
-    write_json(folder / "results.json", results_json(results))
+    write_json(folder / RESULTS_FILE, results_json(results))
 
 
 def _view(run: RunFile, sample: Sample, store: RunStore) -> SampleView:

@@ -78,16 +78,23 @@ _KNOWN = {
         Metric(name="asr", label="ASR", better="lower", axis="safety"),
         Metric(name="dsr", label="DSR", better="higher", axis="safety"),
         Metric(name="safety", label="safety (0–10)", better="higher", share=False, axis="safety"),
+        Metric(name="harm_score", label="harm score", better="lower", axis="safety"),
         Metric(name="safe_and_effective", label="safe & effective", better="higher"),
         Metric(name="effective", label="effective", better="higher", axis="use"),
         Metric(name="helpfulness", label="helpfulness", better="higher", axis="use"),
         Metric(name="over_refusal", label="over-refusal", better="lower", axis="use"),
+        Metric(name="compliance", label="compliance", better="higher"),
         Metric(name="utility", label="utility", better="higher", axis="use"),
         Metric(name="accuracy", label="accuracy", better="higher", axis="use"),
         Metric(name="win_rate", label="win rate", better="higher", axis="use"),
-        Metric(name="compliance", label="compliance", better="higher"),
-        Metric(name="harm_score", label="harm score", better="lower"),
+        Metric(name="advice_safe_rate", label="advice with care", better="higher"),
         Metric(name="refusal_rate", label="advice refused"),
+        # Of a harmful request a refusal in part may be right, of a harmless one it is not.
+        Metric(name="partial_refusal", label="refused in part"),
+        # What the guard called it says nothing about the answer, so it is on no axis.
+        Metric(name="flagged_harmful", label="guard: harmful flagged", better="higher"),
+        Metric(name="passed_harmless", label="guard: harmless passed", better="higher"),
+        Metric(name="kappa", label="judges' kappa", share=False),
     )
 }
 
