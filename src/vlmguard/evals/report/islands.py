@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmguard.data.worddiff import word_diff
-from vlmguard.evals.report.thumbnails import thumbnail
+from vlmguard.errors import VLMGuardError
+from vlmguard.evals.report.thumbnails import Thumbnail, small_copy
 from vlmguard.evals.types import Answer, Judgement, Picture, SampleView
 
 PIECE = 100
 """Samples, or pictures, of one island."""
 MAX_PICTURES = 2_000
 MAX_PICTURE_BYTES = 24_000_000
-_DIFF_CHARACTERS = 20_000  # beyond it a word diff takes seconds and nobody reads it
+_DIFF_CHARACTERS = 8_000  # a diff is quadratic where words repeat, and nobody reads longer ones
 
 # Ends no script element, and is JavaScript's line end nowhere.
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -37,7 +38,7 @@ class Pictures:
 
     left_out: int = 0
     _urls: list[str] = field(default_factory=list)
-    _known: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, int | str] = field(default_factory=dict)
     _bytes: int = 0
 
     def add(self, picture: Picture) -> int | str:
@@ -45,15 +46,26 @@ class Pictures:
         if len(self._urls) >= MAX_PICTURES or self._bytes >= MAX_PICTURE_BYTES:
             self.left_out += 1
             return "left out: the page has as many pictures as it may"
-        small = thumbnail(picture)
+        if isinstance(picture, Thumbnail):
+            return self._keep(picture)
+        try:
+            image = picture.load()
+        except (VLMGuardError, OSError) as error:
+            return f"the picture cannot be shown: {error}"
+        # By the original, so that a picture of many samples is scaled once.
+        if image.sha256 not in self._known:
+            self._known[image.sha256] = self._keep(small_copy(image))
+        return self._known[image.sha256]
+
+    def _keep(self, small: Thumbnail) -> int | str:
         if small.image is None:
             return small.missing
-        number = self._known.get(small.image.sha256)
-        if number is None:
-            number = self._known[small.image.sha256] = len(self._urls)
+        digest = small.image.sha256
+        if digest not in self._known:
+            self._known[digest] = len(self._urls)
             self._urls.append(small.image.data_url())
             self._bytes += len(self._urls[-1])
-        return number
+        return self._known[digest]
 
     def islands(self) -> Iterator[str]:
         """Data URLs, `PIECE` at a time."""

@@ -46,20 +46,31 @@ def thumbnail(picture: Picture) -> Thumbnail:
     if isinstance(picture, Thumbnail):
         return picture
     try:
-        image = picture.load()
-        if image.media_type == MEDIA_TYPE:
-            return Thumbnail(missing="a description stands in place of this picture")
+        return small_copy(picture.load())
+    except (VLMGuardError, OSError) as error:
+        return Thumbnail(missing=f"the picture cannot be shown: {error}")
+
+
+def small_copy(image: Image) -> Thumbnail:
+    """The same of a picture that is read already."""
+    if image.media_type == MEDIA_TYPE:
+        return Thumbnail(missing="a description stands in place of this picture")
+    try:
         return Thumbnail(image=_scaled(image))
-    except (VLMGuardError, OSError, ValueError, Pillow.DecompressionBombError) as error:
+    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
         return Thumbnail(missing=f"the picture cannot be shown: {error}")
 
 
 def _scaled(image: Image) -> Image:
     with Pillow.open(io.BytesIO(image.data)) as opened:
         opened.draft("RGB", (SIDE, SIDE))  # JPEGs decode at a fraction of their size
-        upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    upright.thumbnail((SIDE, SIDE))
-    paper = Pillow.new("RGBA", upright.size, "white")
+        small = opened if opened.mode in {"RGB", "L", "RGBA"} else opened.convert("RGBA")
+        small.thumbnail((SIDE, SIDE))  # before all else: the rest then costs little
+        ImageOps.exif_transpose(small, in_place=True)
+    if small.mode == "RGBA":
+        paper = Pillow.new("RGB", small.size, "white")
+        paper.paste(small, mask=small.getchannel("A"))
+        small = paper
     buffer = io.BytesIO()
-    Pillow.alpha_composite(paper, upright).convert("RGB").save(buffer, "WEBP", quality=72)
+    small.save(buffer, "WEBP", quality=72, method=2)  # a tenth larger than the best, half the time
     return Image(data=buffer.getvalue(), media_type="image/webp", source=image.source)
