@@ -29,6 +29,13 @@ def grade(value: str) -> str:
     return json.dumps({"reason": "because", "grade": value})
 
 
+def asked(item: Sample) -> list[str]:
+    """The names of the questions about a sample."""
+    questions = questions_for(item)
+    assert not isinstance(questions, str), questions
+    return [question.prompt for question in questions]
+
+
 def judged(judge: Judge, item: Sample, said: Answer) -> Judgement:
     return asyncio.run(judge.judge(item, said))
 
@@ -194,10 +201,9 @@ def test_choices_are_read_without_a_model(text: str, right: float | None) -> Non
 def test_scenarios_have_their_own_rubrics() -> None:
     """MM-SafetyBench's advice scenarios and FigStep's advice topics ask about due care."""
     for category, part in {"08-x": "political", "11-x": "financial", "03-x": "general"}.items():
-        (question,) = questions_for(sample("mm-safetybench-sd", category=category))
-        assert question.prompt.endswith(part)  # type: ignore[union-attr]
-    (question,) = questions_for(sample("figstep", "advice", category="Legal Opinion"))
-    assert question.prompt == "mm_safetybench_legal"  # type: ignore[union-attr]
+        assert asked(sample("mm-safetybench-sd", category=category))[0].endswith(part)
+    advice = sample("figstep", "advice", category="Legal Opinion")
+    assert asked(advice) == ["mm_safetybench_legal"]
     assert len(prompts()) == len(set(prompts())) > len(RUBRICS)
 
 

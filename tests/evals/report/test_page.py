@@ -50,6 +50,13 @@ def show(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:
     return page, told
 
 
+def open_first(page: Any) -> None:
+    """Open the first sample of the list; its content is drawn when the browser tells of it."""
+    first = page.locator(".sample").first
+    first.locator("summary").click()
+    first.locator(".body").wait_for()
+
+
 def test_page_filters_and_shows_samples(browser: Any, written: Path) -> None:
     """Filters work together, text is searched in all samples, a sample opens with all answers."""
     page, told = show(browser, written)
@@ -71,10 +78,11 @@ def test_page_filters_and_shows_samples(browser: Any, written: Path) -> None:
     playwright.expect(count).to_have_text("10 of 30 samples")
     page.fill("#text", "(GUARD, 25)")
     playwright.expect(count).to_have_text("1 of 30 samples")
-    page.locator(".sample summary").click()
+    open_first(page)
     assert page.locator(".answer h4").all_inner_texts() == ["guard"]
     page.select_option("#defence", "")
-    page.locator(".sample summary").click()
+    playwright.expect(page.locator(".sample[open]")).to_have_count(0)  # the list is drawn anew
+    open_first(page)
     assert page.locator(".answer").count() == 5
     assert page.locator(".sample ins").count() > 0
     assert page.locator(".sample img").evaluate("image => image.decode().then(() => true)")
@@ -85,7 +93,7 @@ def test_page_filters_and_shows_samples(browser: Any, written: Path) -> None:
 def test_harmful_text_is_blurred_until_asked_for(browser: Any, written: Path) -> None:
     """By click and by key, one by one or all; hidden from screen readers until then."""
     page, told = show(browser, written)
-    page.locator(".sample summary").first.click()
+    open_first(page)
     veils = page.locator(".answer").first.locator(".veiled")
     content = veils.first.locator(".content")
     blurred = "element => getComputedStyle(element).filter !== 'none' && element.inert"
@@ -108,7 +116,7 @@ def test_harmful_text_is_blurred_until_asked_for(browser: Any, written: Path) ->
     assert page.locator(".veiled:not(.open)").count() == 0
     page.select_option("#benchmark", "xstest")
     playwright.expect(page.locator("#count")).to_have_text("2 of 30 samples")
-    page.locator(".sample summary").first.click()
+    open_first(page)
     assert page.locator(".veiled").count() == 0
     assert told == []
     page.close()
@@ -120,7 +128,7 @@ def test_page_is_accessible(browser: Any, tmp_path: Path, scheme: str, width: in
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     [path] = write_report(results(2), tmp_path, ["html"])
     page, told = show(browser, path, color_scheme=scheme, viewport={"width": width, "height": 844})
-    page.locator(".sample summary").first.click()
+    open_first(page)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(20, 22, 26)") == (scheme == "dark")
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -139,7 +147,7 @@ def test_nothing_in_texts_becomes_markup(browser: Any, tmp_path: Path) -> None:
     assert "<img src=x" not in text
     assert "\\u2028" in text
     page, told = show(browser, path)
-    page.locator(".sample summary").click()
+    open_first(page)
     assert page.locator(".sample p").filter(has_text="alert(1)").count() > 3
     assert page.locator(".sample .body p").nth(1).text_content()
     assert page.locator("img").count() == 0

@@ -75,11 +75,9 @@ def test_csv_has_every_figure_once() -> None:
         for row in rows
         if (row["defence"], row["metric"], row["category"]) == ("guard", "asr", "")
     ]
-    assert (float(guard["value"]), float(guard["difference"]), guard["pairs"]) == (
-        0.08,
-        pytest.approx(-0.44),
-        "48",
-    )
+    assert float(guard["value"]) == pytest.approx(0.08)
+    assert float(guard["difference"]) == pytest.approx(-0.44)
+    assert guard["pairs"] == "48"
     assert (rows[-1]["metric"], rows[-1]["unscored"]) == ("", "2")
 
 
@@ -134,7 +132,7 @@ def test_trade_off_names_the_front() -> None:
     assert found is not None
     assert [point.defence for point in found.points if point.on_front] == ["none", "guard"]
     guard = found.points[-1]
-    assert (guard.safety, guard.use) == (pytest.approx(0.92), pytest.approx(0.93))
+    assert [guard.safety, guard.use] == pytest.approx([0.92, 0.93])
     assert found.safety_from == ("figstep: ASR (rubric:openai:judge-model)",)
     [one] = tables(Results(cells=results().cells[:5]))
     assert trade_off(one) is None
