@@ -177,7 +177,13 @@ class Running:
 async def running(
     rules: Rules | None = None, upstream: Upstream | None = None, **settings: Any
 ) -> AsyncIterator[Running]:
-    """A gateway in front of a recording upstream, asked without a socket in between."""
+    """A gateway in front of a recording upstream, asked without a socket in between.
+
+    Args:
+        rules: who decides, unless the settings name a ``rewriter``.
+        upstream: the target, unless the settings name one.
+        settings: of the gateway.
+    """
     upstream = upstream or Upstream()
     rules = rules or Rules()
     app = web.Application(client_max_size=2**30)
@@ -187,7 +193,7 @@ async def running(
         engine, fetcher = settings.pop("engine", None), settings.pop("fetcher", None)
         gateway = Gateway(
             Settings(target=target, log_level="error", **settings),
-            rewriter=rules,
+            rewriter=None if "rewriter" in settings else rules,
             engine=engine,
             fetcher=fetcher,
         )
@@ -209,7 +215,7 @@ async def listening(gateway: Gateway) -> AsyncIterator[str]:
     config = make_config(gateway.settings, _without_lifespan(gateway))
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
         await asyncio.sleep(0.005)
     try:
         yield url_of(bound)

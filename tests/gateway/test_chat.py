@@ -6,7 +6,6 @@ import base64
 import json
 from typing import Any
 
-
 import openai
 import pytest
 from aiohttp import web
@@ -159,7 +158,7 @@ async def test_too_many_pictures(gate: Running) -> None:
 
 
 async def test_the_whole_conversation_is_judged_and_remembered(gate: Running) -> None:
-    """Every user turn is judged once; earlier rewrites stay; a bad turn does not trip later ones."""
+    """Each turn is judged once; earlier rewrites stay; a bad turn does not trip later ones."""
     first = [{"role": "user", "content": "bad one"}]
     body = {"model": "stub", "messages": first}
     await gate.http.post("/v1/chat/completions", json=body)
@@ -384,7 +383,10 @@ async def test_uninspected_content_may_be_allowed() -> None:
 
 async def test_keys_twice_in_an_object_reach_the_target_once(gate: Running) -> None:
     """What a second reader would take for the messages is what was judged."""
-    raw = b'{"messages":[{"role":"user","content":"bad"}],"messages":[{"role":"user","content":"hi"}]}'
+    first, second = (
+        b'"messages":[{"role":"user","content":"%s"}]' % word for word in (b"bad", b"hi")
+    )
+    raw = b"{%s,%s}" % (first, second)
     await gate.http.post("/v1/chat/completions", content=raw)
     assert gate.upstream.last.body.count(b"messages") == 1
     assert gate.upstream.messages == [USER]

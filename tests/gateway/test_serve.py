@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,86 +15,10 @@ import aiohttp
 import httpx
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from tests.gateway.common import Upstream, chunks, stream
+from tests.gateway.common import chunks, stream
+from tests.gateway.processes import body, serving, stub
 from vlmguard.cli.main import main
-
-SCRIPT = {
-    "bad": json.dumps(
-        {
-            "verdict": "risky",
-            "category": "violence",
-            "textual": "t",
-            "visual": "v",
-            "multimodal": "m",
-            "prompt": "safe good",
-        }
-    ),
-    "*": '{"verdict": "safe"}',
-}
-
-
-class Process:
-    """A running ``vlmguard serve``."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said = ""
-        self.url = ""
-
-    async def until(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of its standard error."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(100):  # starting takes long on a busy machine
-            while True:
-                line = (await self.process.stderr.readline()).decode()
-                self.said += line
-                if found := re.search(pattern, line):
-                    return found
-                assert line, self.said
-
-    async def end(self) -> int:
-        assert self.process.stderr is not None
-        async with asyncio.timeout(60):
-            self.said += (await self.process.stderr.read()).decode()
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def serving(tmp_path: Path, *flags: str, **environment: str) -> AsyncIterator[Process]:
-    """A process with a scripted rewriter, on a port that is free."""
-    script = tmp_path / "script.json"
-    script.write_text(json.dumps(SCRIPT))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlmguard.cli.main", "serve", "--port", "0"),
-        *("--rewriter", f"scripted:{script}", *flags),
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-    running = Process(process)
-    try:
-        running.url = (await running.until(r"gateway on (http\S+)/v1"))[1]
-        await running.until("startup complete")
-        yield running
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@asynccontextmanager
-async def stub() -> AsyncIterator[tuple[Upstream, str]]:
-    """An upstream, and the spec that names it."""
-    upstream = Upstream()
-    app = web.Application()
-    app.router.add_route("*", "/{rest:.*}", upstream.handle)
-    async with TestServer(app) as server:
-        yield upstream, f"openai:stub@{server.make_url('/v1')}"
-
-
-def body(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
 
 
 async def test_a_terminated_gateway_finishes_its_streams(tmp_path: Path) -> None:

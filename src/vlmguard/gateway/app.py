@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import orjson
 
@@ -34,6 +34,8 @@ Handler = Callable[[Call], Awaitable[None]]
 
 SETTINGS_VARIABLE = "VLMGUARD_SERVE_SETTINGS"
 """Environment variable in which `vlmguard serve` hands the settings to its workers."""
+_REASONS = {"invalid_api_key": "key", "rate_limit_exceeded": "rate"}
+"""Code of a refusal → its name among the numbers, where that is another."""
 _ALL = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _log = logging.getLogger(__name__)
 
@@ -48,12 +50,17 @@ class Endpoint:
         gateway: its parts.
         route: the path as registered, for numbers.
         handler: answers.
+        load: counts as a request in flight. What asks for health and numbers does not: machines
+            are added by that count.
     """
 
-    def __init__(self, gateway: Gateway, route: str, handler: Handler) -> None:
+    def __init__(
+        self, gateway: Gateway, route: str, handler: Handler, *, load: bool = True
+    ) -> None:
         self._gateway = gateway
         self._route = route
         self._handler = handler
+        self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -61,14 +68,17 @@ class Endpoint:
         gateway = self._gateway
         bound = request_id.set(call.id)
         try:
-            with gateway.metrics.in_flight(), gateway.tracing.request(self._route, _Headers(call)):
+            with (
+                gateway.metrics.in_flight() if self._load else nullcontext(),
+                gateway.tracing.request(self._route, _Headers(call)),
+            ):
                 await self._handle(call)
         finally:
+            key_id = call.key.id if call.key else None
+            elapsed = call.elapsed_ms
+            gateway.metrics.request(self._route, call.status, elapsed / 1000)
+            log_access(call.method, self._route, call.status, elapsed, key_id=key_id)
             request_id.reset(bound)
-        key_id = call.key.id if call.key else None
-        elapsed = call.elapsed_ms
-        gateway.metrics.request(self._route, call.status, elapsed / 1000)
-        log_access(call.method, self._route, call.status, elapsed, key_id=key_id)
 
     async def _handle(self, call: Call) -> None:
         try:
@@ -77,15 +87,18 @@ class Endpoint:
             call.status = GONE
         except asyncio.CancelledError:
             if not call.gone:
+                call.status = call.status or GONE
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
             call.status = GONE
         except VLMGuardError as error:
-            if call.status:
-                raise
-            await tell(call, as_api_error(error))
+            told = as_api_error(error)
+            self._count(told)
+            if not call.status:
+                await tell(call, told)
+            # Else the answer has begun: the server closes a connection that was left like this.
         except Exception as error:
             _log.exception("an unexpected error")
             self._gateway.metrics.failure("gateway", error)
@@ -99,6 +112,14 @@ class Endpoint:
                     code="internal_error",
                 ),
             )
+
+    def _count(self, error: ApiError) -> None:
+        metrics = self._gateway.metrics
+        if error.status < 500:
+            metrics.refused(_REASONS.get(error.code, error.code))
+        else:
+            cause = error.__cause__
+            metrics.failure(error.code, cause if isinstance(cause, Exception) else error)
 
 
 class _Headers(dict[str, str]):
@@ -137,6 +158,9 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
     def route(path: str, handler: Handler, methods: list[str], *, named: str = "") -> Route:
         return Route(path, Endpoint(gateway, named or path, handler), methods=methods)
 
+    def own(path: str, handler: Handler) -> Route:
+        return Route(path, Endpoint(gateway, path, handler, load=False), methods=["GET"])
+
     passed = Passed(gateway)
     routes: list[BaseRoute] = [route(api.path, Guarded(gateway, api), ["POST"]) for api in APIS]
     routes += [
@@ -144,10 +168,10 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         route("/v1/embeddings", passed, ["POST"]),
         route("/v1/models", passed, ["GET"]),
         route("/v1/models/{id:path}", passed, ["GET"], named="/v1/models/{id}"),
-        route("/health/live", _live, ["GET"]),
-        route("/health/ready", _ready(gateway), ["GET"]),
-        route("/metrics", _metrics(gateway), ["GET"]),
-        route("/openapi.json", _openapi, ["GET"]),
+        own("/health/live", _live),
+        own("/health/ready", _ready(gateway)),
+        own("/metrics", _metrics(gateway)),
+        own("/openapi.json", _openapi),
     ]
     taken = {getattr(one, "path", "") for one in routes}
     for text in gateway.settings.allow_routes:

@@ -85,6 +85,8 @@ class Gateway:
         """Open what belongs to an event loop, load models, and look for changed policies."""
         if isinstance(self.target, Upstream):
             await self.target.open()
+        if self.redis is not None:
+            await self.redis.open()
         self._running = [
             asyncio.create_task(self.policies.watch()),
             asyncio.create_task(self._load()),
@@ -142,7 +144,6 @@ class Gateway:
             return
         call.key = self.keys.check(call.bearer) if call.bearer else None
         if call.key is None:
-            self.metrics.refused("key")
             raise ApiError(
                 401,
                 "No valid key: send one of the gateway's as `Authorization: Bearer KEY`",
@@ -152,7 +153,6 @@ class Gateway:
         per_minute = call.key.requests_per_minute or self.settings.requests_per_minute
         wait = await self.limits.admit(call.key.id, per_minute)
         if wait is not None:
-            self.metrics.refused("rate")
             seconds = max(1, int(wait + 0.999))
             raise ApiError(
                 429,

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from vlmguard.defences import Guard, Prepared
-from vlmguard.errors import EngineTimeout, EngineUnavailable, InputError, VLMGuardError
+from vlmguard.errors import (
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    InputError,
+    OutputError,
+    VLMGuardError,
+)
 from vlmguard.gateway.breaker import Breaker
 from vlmguard.gateway.drafts import Draft
 from vlmguard.gateway.errors import ApiError, guard_failed
@@ -198,6 +205,9 @@ class CarefulRewriter:
             raise
         except (EngineUnavailable, EngineTimeout):
             self._breaker.failure()
+            raise
+        except (EngineRejected, OutputError):
+            self._breaker.success()  # it runs, even if it is of no use for this request
             raise
         self._breaker.success()
         return decided

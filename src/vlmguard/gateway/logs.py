@@ -206,7 +206,8 @@ def set_up_logs(
         raise ConfigError(f"the log level {level!r} is none of {', '.join(levels)}")
     formatter = JsonFormatter() if form == "json" else TextFormatter()
     # Libraries that log every request in their own words, with its URL.
-    for noisy in ("httpx", "httpcore", "aiohttp.access", "uvicorn.access"):
+    # Pillow's debug lines hold the texts in pictures' metadata.
+    for noisy in ("httpx", "httpcore", "aiohttp.access", "uvicorn.access", "PIL"):
         logging.getLogger(noisy).setLevel(max(levels[level], logging.WARNING))
     return Logs(levels[level], formatter, stream or sys.stderr)
 

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.05
 """For a command, connecting included. What takes longer is not worth waiting for."""
+_OPEN_S = 1.0
+"""For the first connection, before there are requests that wait."""
 PAUSE_S = 1.0
 """After a failure Redis is left alone for so long, so that not every request waits in vain."""
 
@@ -31,7 +33,8 @@ PAUSE_S = 1.0
 class RedisLink:
     """Asks Redis, and goes on without it when it does not answer.
 
-    Nothing connects before the first command. Bound to the event loop that it is first used in.
+    Nothing connects before `open` or the first command. Bound to the event loop that it is first
+    used in.
 
     Args:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user and password where needed.
@@ -59,17 +62,26 @@ class RedisLink:
         """Whether the last command was answered (``True`` before the first)."""
         return self._breaker.state == "closed"
 
+    async def open(self) -> None:
+        """Connect now, so that the first request need not; says so in the log if that fails."""
+        await self._ask(lambda redis: redis.ping(), _OPEN_S)
+
     async def ask(self, command: Callable[[Redis], Awaitable[Answer]]) -> Answer | None:
         """The answer of ``command``, or ``None`` when Redis did not give one. Never raises for it.
 
         Args:
             command: gets the client. One that may answer ``None`` itself looks the same as none.
         """
+        return await self._ask(command, self._timeout_s)
+
+    async def _ask(
+        self, command: Callable[[Redis], Awaitable[Answer]], timeout_s: float
+    ) -> Answer | None:
         was_up = self.up
         if not self._breaker.allow():
             return None
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 answer = await command(self._redis)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             self._breaker.failure()

@@ -63,13 +63,16 @@ class Guarded:
         except VLMGuardError as error:
             told = as_api_error(error)
             entry.failure = entry.failure or failure_of(told)
-            self._count(told)
             if told.code != "audit_failed":
                 await gateway.ledger.note(entry, told.status)
             raise told from error
         except asyncio.CancelledError:
             entry.failure = entry.failure or "the client hung up"
             gateway.ledger.later(gateway.ledger.note(entry, GONE))
+            raise
+        except Exception:
+            entry.failure = entry.failure or "internal_error"
+            await gateway.ledger.note(entry, 500)
             raise
 
     async def _enforce(self, entry: Entry, raw: bytes, body: Json) -> None:
@@ -178,14 +181,6 @@ class Guarded:
             await self._gateway.ledger.note(entry, status)
 
         return note
-
-    def _count(self, error: ApiError) -> None:
-        metrics = self._gateway.metrics
-        if error.status < 500:
-            metrics.refused(error.code)
-        else:
-            cause = error.__cause__
-            metrics.failure(error.code, cause if isinstance(cause, Exception) else error)
 
     def _shadow(self, raw: bytes, source: str) -> asyncio.Task[Decision]:
         """A decision on a copy of the body, beside the request."""

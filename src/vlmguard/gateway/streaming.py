@@ -96,9 +96,16 @@ async def _send_whole(
 
 
 async def _relay_pieces(call: Call, response: aiohttp.ClientResponse) -> None:
+    """Whatever else it is. If the target breaks off, so does this: the client sees that."""
     await call.start(response.status, headers_back(response))
-    async for chunk in response.content.iter_any():
-        await call.more(chunk)
+    try:
+        async for chunk in response.content.iter_any():
+            await call.more(chunk)
+    except (aiohttp.ClientError, OSError) as error:
+        _log.warning("the target broke off in the middle of a body: %s", type(error).__name__)
+        raise ApiError(
+            502, "The target broke off in the middle of its answer", code="target_broke_off"
+        ) from error
     await call.end()
 
 
