@@ -284,6 +284,7 @@ class Stage:
             [sys.executable, "-m", "vlmguard.cli.main", "synth", "run", *map(str, given), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=os.environ | ({"RAY_AUTH_MODE": "token"} if "--ray-address" in options else {}),
         )
 
     def wait_for_calls(self, count: int, process: subprocess.Popen[bytes]) -> None:

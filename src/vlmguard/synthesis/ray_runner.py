@@ -427,7 +427,8 @@ def _require_reachable(address: str) -> None:
 def _unreachable(address: str, why: str) -> ConfigError:
     return ConfigError(
         f"there is no Ray cluster at {address!r}: {_first_line(why)}. Start one with: "
-        "ray start --head, or leave the address out to start Ray on this machine for this run"
+        "ray start --head, or leave the address out to start Ray on this machine for this run. If "
+        "it is there, it may want its token: set RAY_AUTH_MODE=token"
     )
 
 
