@@ -39,14 +39,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The weights of the embedded rewriter: under an hour on two quiet cores, and resumed after a kill.
+# The weights of the embedded rewriter: an hour on two quiet cores, and resumed after a kill.
 ADAPTER := src/vlmguard/rewriting/adapters/smollm2
 train-embedded: $(STAMP)
-	$(BIN)/vlmguard train recipes/smollm2-cpu.yaml --out runs/smollm2-cpu \
-		$(if $(wildcard runs/smollm2-cpu/checkpoints),--resume)
+	for part in smollm2-cpu smollm2-cpu-more; do \
+		test -e runs/$$part/adapter/vlmguard.json || \
+		$(BIN)/vlmguard train recipes/$$part.yaml --out runs/$$part \
+			$$(test -d runs/$$part/checkpoints && echo --resume) || exit 1; \
+	done
 	mkdir -p $(ADAPTER)
-	cp runs/smollm2-cpu/adapter/adapter.gguf runs/smollm2-cpu/adapter/vlmguard.json \
-		runs/smollm2-cpu/adapter/README.md $(ADAPTER)
+	cp runs/smollm2-cpu-more/adapter/adapter.gguf runs/smollm2-cpu-more/adapter/vlmguard.json \
+		runs/smollm2-cpu-more/adapter/README.md $(ADAPTER)
 
 # The bars of the embedded rewriter on the development slices, in DATA.
 DATA ?= ../shared/data

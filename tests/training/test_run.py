@@ -232,6 +232,22 @@ def test_the_language_part_of_a_model_that_sees_goes_to_gguf(
     assert {"blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} <= names
 
 
+def test_an_adapter_can_be_trained_on(
+    folder: Folders, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    """Training goes on from its weights; an adapter of another shape, or none, is an error."""
+    model = folder("llama")
+    still = {"optimizer.max_steps": 1, "optimizer.learning_rate": 1e-12}
+    out = go(model, data, tmp_path / "out", {**still, "lora.start_from": str(adapter)})
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (adapter, out))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    with pytest.raises(ConfigError, match=r"has r=\d+, the recipe 3"):
+        go(model, data, tmp_path / "a", {**still, "lora.start_from": str(adapter), "lora.r": 3})
+    with pytest.raises(ConfigError, match="there is no PEFT adapter in"):
+        go(model, data, tmp_path / "b", {**still, "lora.start_from": str(tmp_path)})
+
+
 def test_full_tuning_leaves_a_checkpoint_that_the_engine_loads(
     folder: Folders, data: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers.integrations import integration_utils
 from trl.trainer.sft_config import SFTConfig
 
@@ -86,6 +86,29 @@ def lora(recipe: Recipe, model: Any) -> LoraConfig:
         target_modules=pattern,
         task_type="CAUSAL_LM",
     )
+
+
+def adapter_to_go_on_from(recipe: Recipe, model: Any) -> PeftModel | None:
+    """The adapter of ``lora.start_from`` on the model, ready to be trained on.
+
+    Raises:
+        ConfigError: there is none, or it has another shape than the recipe says.
+    """
+    folder, wanted = recipe.lora.start_from, recipe.lora
+    if folder is None or recipe.tuning == "full":
+        return None
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"lora.start_from: there is no PEFT adapter in {folder}")
+    config = LoraConfig.from_pretrained(str(folder))
+    shape = lora(recipe, model)
+    for name in ("r", "lora_alpha", "target_modules"):
+        if getattr(config, name) != getattr(shape, name):
+            raise ConfigError(
+                f"lora.start_from: the adapter in {folder} has {name}={getattr(config, name)}, "
+                f"the recipe {getattr(shape, name)}"
+            )
+    config.lora_dropout = wanted.dropout
+    return PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=True)
 
 
 def _blocks(recipe: Recipe, model: Any) -> str:

@@ -57,6 +57,8 @@ class LoraRecipe(_Section):
         targets: names of the linear layers of the language model that get one.
         last_layers: only in so many blocks of it, the last ones. Training is faster, since nothing
             is carried back through the blocks before them.
+        start_from: folder of a PEFT adapter of the same shape to go on from, in place of a new
+            one; relative to the current folder, like ``output``.
     """
 
     r: Count = 16
@@ -72,6 +74,7 @@ class LoraRecipe(_Section):
         "down_proj",
     )
     last_layers: Count | None = None
+    start_from: Path | None = None
 
 
 class LossRecipe(_Section):

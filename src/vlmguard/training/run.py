@@ -29,7 +29,12 @@ from vlmguard.perception import DEFAULT_DETECTORS, Perceiver
 from vlmguard.prompts import Prompt, load_prompt
 from vlmguard.rewriting.format import Layout
 from vlmguard.training.answers import Writer, answer_figures, generated_margins
-from vlmguard.training.arguments import arguments, computes_in_bf16, lora
+from vlmguard.training.arguments import (
+    adapter_to_go_on_from,
+    arguments,
+    computes_in_bf16,
+    lora,
+)
 from vlmguard.training.base_model import BaseModel, load_base, store_in_bf16
 from vlmguard.training.batches import Collator, rows_of
 from vlmguard.training.dataset import TrainingData, make_examples, read
@@ -147,9 +152,10 @@ def make_trainer(prepared: Prepared) -> VerdictTrainer:
     if recipe.tuning == "lora" and computes_in_bf16(recipe):
         store_in_bf16(base.model)
     splits = (data.train, data.validation, data.test)
+    begun = adapter_to_go_on_from(recipe, base.model)
     trainer = VerdictTrainer(
         verdicts=prepared.renderer.verdicts,
-        model=base.model,
+        model=base.model if begun is None else begun,
         args=arguments(recipe),
         data_collator=Collator(
             examples=[example for split in splits for example in split],
@@ -160,7 +166,9 @@ def make_trainer(prepared: Prepared) -> VerdictTrainer:
         train_dataset=Dataset.from_dict(rows_of(data.train)),
         eval_dataset=Dataset.from_dict(rows_of(data.validation, offset=len(data.train))),
         processing_class=base.tokenizer,
-        peft_config=None if recipe.tuning == "full" else lora(recipe, base.model),
+        peft_config=None
+        if begun is not None or recipe.tuning == "full"
+        else lora(recipe, base.model),
     )
     trainer.remove_callback(PrinterCallback)  # prints to standard output, which is the result's
     return trainer
