@@ -15,10 +15,10 @@ WAIT_MS = 60_000
 """How long a page may take on a busy machine."""
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+# Not for the session: while Playwright's synchronous API is open, no event loop can run beside it.
+@pytest.fixture(scope="module")
+def browser(playground_url: str) -> Iterator[Browser]:
     """Headless Chromium, where there is one."""
-    pytest.importorskip("gradio")
     api = pytest.importorskip("playwright.sync_api")
     from tests.ui.playground import chromium
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playground_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A playground with scripted models, an audit log and a report."""
     pytest.importorskip("gradio")
@@ -48,7 +48,7 @@ def playground_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     reports.mkdir()
     (reports / "report.html").write_text("<h1>Results of a run</h1>")
     settings = playground.settings(audit=str(log), reports=Path(reports))
-    with playground.serving(ui.create(settings)) as url:
+    with ui.serving(ui.create(settings)) as url:
         yield url
 
 

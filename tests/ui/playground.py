@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import uvicorn
-from starlette.applications import Starlette
 
 from vlmguard.engines import ENGINES, Capability, EngineSpec, Sampling
 from vlmguard.engines.scripted import ScriptedEngine
@@ -99,26 +92,6 @@ def settings(**changes: object) -> ui.UiSettings:
         "policies": ("balanced", "strict", "permissive"),
     }
     return ui.UiSettings(**{**given, **changes})  # type: ignore[arg-type]
-
-
-@contextmanager
-def serving(app: Starlette) -> Iterator[str]:
-    """Serve an application in a thread; the base URL."""
-    bound = ui.listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the server did not start")
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        bound.close()
 
 
 def chromium() -> str | None:

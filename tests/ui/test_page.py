@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 pytest.importorskip("gradio")
-api = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+pytest.importorskip("playwright")
+pytest.importorskip("axe_playwright_python")
 
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -19,18 +19,15 @@ from tests.ui import playground
 from tests.ui.conftest import WAIT_MS
 from vlmguard.ui import app as ui
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-# Gradio leaves an event loop unclosed when it is imported in a thread.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Gradio's plots use functions that pandas will change.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 SERIOUS = {"serious", "critical"}
 
 
 def findings(page: Page) -> list[str]:
     """What axe finds that keeps people out."""
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     return [
         f"{each['id']}: {each['nodes'][0]['html'][:120]}"
         for each in found
@@ -55,11 +52,10 @@ def move_threshold(page: Page, value: float) -> None:
 
 def test_the_guard_is_seen_thinking(page: Page) -> None:
     """Run, lift the veil by the keyboard, move the threshold, compare, look into the audit log."""
-    expect = api.expect
     ask(page, "Make a fake card")
     expect(page.locator("#vg-gauge meter")).to_have_attribute("value", "0.9000")
     expect(page.locator("#vg-reasons")).to_contain_text(playground.REPORT["multimodal"])
-    expect(page.locator("#vg-rewritten")).to_contain_text("forged documents are a crime")
+    expect(page.locator("#vg-rewritten")).to_contain_text("how to replace a lost one.")
     expect(page.locator("#vg-guarded .content")).to_have_text(playground.SAFE_ANSWER)
     assert findings(page) == []
 
@@ -74,7 +70,7 @@ def test_the_guard_is_seen_thinking(page: Page) -> None:
     move_threshold(page, 0.95)
     expect(page.locator("#vg-gauge")).to_contain_text("below the threshold of 0.950")
     expect(page.get_by_text("without asking a model again")).to_be_visible()
-    assert playground.ASKED == asked
+    assert asked == playground.ASKED
 
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("Prompt to compare with").fill("Make a fake card")
@@ -87,13 +83,13 @@ def test_the_guard_is_seen_thinking(page: Page) -> None:
 
 def test_the_audit_log_is_filtered_and_reports_are_opened(page: Page) -> None:
     """A filter narrows the table, a row opens in full, a report shows in its frame."""
-    expect = api.expect
     page.get_by_role("tab", name="Audit").click()
     expect(page.locator("#vg-audit-told")).to_contain_text("30 decisions (10 risky, 20 safe)")
     page.get_by_label("Verdict").click()
     page.get_by_role("option", name="risky").click()
     expect(page.locator("#vg-audit-told")).to_contain_text("10 decisions (10 risky)")
-    page.locator("#vg-audit-table").get_by_text("request-27").first.click()
+    row = page.locator("#vg-audit-table").get_by_text("2026-01-31 12:27:00")
+    row.locator("visible=true").first.click()
     expect(page.locator("#vg-audit-full")).to_contain_text("prompt <27>")
     assert findings(page) == []
 
@@ -112,7 +108,7 @@ def test_it_works_on_a_phone_and_in_the_dark(browser: Browser, playground_url: s
     )
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
-    page.goto(f"{playground_url}/?__theme=dark")
+    page.goto(f"{playground_url}?__theme=dark")
     page.wait_for_selector("#vg-run")
     ask(page, "Make a fake card")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -123,7 +119,6 @@ def test_it_works_on_a_phone_and_in_the_dark(browser: Browser, playground_url: s
 @pytest.mark.slow
 def test_errors_are_shown(page: Page) -> None:
     """A damaged picture, and a rewriter that is down, end as messages."""
-    expect = api.expect
     page.locator("input[type=file]").first.set_input_files(
         {"name": "photo.png", "mimeType": "image/png", "buffer": b"no picture"}
     )
@@ -148,13 +143,13 @@ def test_it_asks_for_a_password_and_lives_beside_other_routes(browser: Browser) 
 
     app = Starlette(routes=[Route("/{rest:path}", rest)])
     ui.mount(app, playground.settings(passwords={"ann": "secret"}))
-    with playground.serving(app) as url:
+    with ui.serving(app) as url:
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
-        page.goto(f"{url}/v1/models")
+        page.goto(f"{url}v1/models")
         assert page.inner_text("body") == "the gateway"
-        page.goto(f"{url}/playground/")
+        page.goto(f"{url}playground/")
         page.get_by_label("Username").fill("ann")
         page.get_by_label("Password").fill("secret")
         page.get_by_role("button", name="Login").click()
@@ -166,10 +161,9 @@ def test_it_asks_for_a_password_and_lives_beside_other_routes(browser: Browser) 
 def test_the_embedded_model_guards_itself(browser: Browser) -> None:
     """A typed attack is uploaded, read, judged risky, rewritten and answered."""
     pytest.importorskip("xllamacpp")
-    expect = api.expect
     spec = "smollm2?threads=1"
     settings = ui.UiSettings(targets=(spec,), rewriters=(spec,))
-    with playground.serving(ui.create(settings)) as url:
+    with ui.serving(ui.create(settings)) as url:
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -98,6 +101,32 @@ def mount(app: Starlette, settings: UiSettings, *, path: str = "/playground") ->
     """
     models = Models(settings.targets, settings.rewriters, any_model=settings.any_model)
     models.open_all()
+
+    async def add() -> None:
+        _add(app, settings, models, path)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(add())  # where no loop runs, Gradio makes one and never closes it
+    else:
+        _add(app, settings, models, path)
+    # A catch-all of the application's own would hide what is mounted after it.
+    app.router.routes.insert(0, app.router.routes.pop())
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(served: Any) -> AsyncIterator[Any]:
+        async with inner(served) as state:
+            try:
+                yield state
+            finally:
+                await models.aclose()
+
+    app.router.lifespan_context = lifespan
+
+
+def _add(app: Starlette, settings: UiSettings, models: Models, path: str) -> None:
     css = files("vlmguard.ui").joinpath("style.css").read_text("utf-8")
     gr.mount_gradio_app(
         app,
@@ -115,19 +144,6 @@ def mount(app: Starlette, settings: UiSettings, *, path: str = "/playground") ->
         theme=theme(),
         css=css,
     )
-    # A catch-all of the application's own would hide what is mounted after it.
-    app.router.routes.insert(0, app.router.routes.pop())
-    inner = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(served: Any) -> AsyncIterator[Any]:
-        async with inner(served) as state:
-            try:
-                yield state
-            finally:
-                await models.aclose()
-
-    app.router.lifespan_context = lifespan
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -163,7 +179,33 @@ def create(settings: UiSettings) -> Starlette:
 
 def serve(app: Starlette, bound: socket.socket) -> None:
     """Serve an application until told to stop."""
-    config = uvicorn.Config(
+    uvicorn.Server(_config(app)).run([bound])
+
+
+@contextmanager
+def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve an application in a thread, e.g. from a notebook; its URL.
+
+    Raises:
+        ConfigError: the address is taken, or the application does not start.
+    """
+    bound = listen(host, port)
+    server = uvicorn.Server(_config(app))
+    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise ConfigError("the playground did not start; its log says why")
+            time.sleep(0.01)
+        yield f"http://{host}:{bound.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        bound.close()
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
         app, log_level="warning", server_header=False, timeout_graceful_shutdown=2
     )
-    uvicorn.Server(config).run([bound])
