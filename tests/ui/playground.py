@@ -11,7 +11,7 @@ from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import EngineUnavailable
 from vlmguard.rewriting.format import VERDICT_PREFIX
 from vlmguard.types import Chat, Completion, TokenLogprob, Usage
-from vlmguard.ui import app as ui
+from vlmguard.ui.settings import UiSettings
 
 TARGET, REWRITER, BROKEN = "scripted-target", "scripted-rewriter", "scripted-broken"
 ENGINES._known.update(
@@ -84,14 +84,14 @@ def open_broken(spec: EngineSpec) -> ScriptedEngine:
     )
 
 
-def settings(**changes: object) -> ui.UiSettings:
+def settings(**changes: object) -> UiSettings:
     """Settings with the scripted models."""
     given: dict[str, object] = {
         "targets": (TARGET,),
         "rewriters": (REWRITER, BROKEN),
         "policies": ("balanced", "strict", "permissive"),
     }
-    return ui.UiSettings(**{**given, **changes})  # type: ignore[arg-type]
+    return UiSettings(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def chromium() -> str | None:

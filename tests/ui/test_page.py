@@ -18,6 +18,7 @@ from tests.drawing import encode, typed_text
 from tests.ui import playground
 from tests.ui.conftest import WAIT_MS
 from vlmguard.ui import app as ui
+from vlmguard.ui.settings import UiSettings
 
 # Gradio's plots use functions that pandas will change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -85,7 +86,7 @@ def test_the_audit_log_is_filtered_and_reports_are_opened(page: Page) -> None:
     """A filter narrows the table, a row opens in full, a report shows in its frame."""
     page.get_by_role("tab", name="Audit").click()
     expect(page.locator("#vg-audit-told")).to_contain_text("30 decisions (10 risky, 20 safe)")
-    page.get_by_label("Verdict").click()
+    page.get_by_role("combobox", name="Verdict").click()
     page.get_by_role("option", name="risky").click()
     expect(page.locator("#vg-audit-told")).to_contain_text("10 decisions (10 risky)")
     row = page.locator("#vg-audit-table").get_by_text("2026-01-31 12:27:00")
@@ -162,7 +163,7 @@ def test_the_embedded_model_guards_itself(browser: Browser) -> None:
     """A typed attack is uploaded, read, judged risky, rewritten and answered."""
     pytest.importorskip("xllamacpp")
     spec = "smollm2?threads=1"
-    settings = ui.UiSettings(targets=(spec,), rewriters=(spec,))
+    settings = UiSettings(targets=(spec,), rewriters=(spec,))
     with ui.serving(ui.create(settings)) as url:
         context = browser.new_context()
         page = context.new_page()

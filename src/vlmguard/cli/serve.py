@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from vlmguard.cli.show import err
 from vlmguard.errors import ConfigError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from vlmguard.gateway.gateway import Gateway
     from vlmguard.gateway.settings import Settings
 
@@ -109,6 +112,16 @@ def serve(
         str | None, typer.Option("--log-level", help="debug, info (default), warning or error.")
     ] = None,
     log_form: Annotated[str | None, typer.Option("--log-form", help="json, or text.")] = None,
+    playground: Annotated[
+        bool, typer.Option("--playground", help="Also serve the page of `vlmguard ui`.")
+    ] = False,
+    playground_password_env: Annotated[
+        str | None,
+        typer.Option(
+            "--playground-password-env",
+            help="Environment variable with the page's password, for the user vlmguard.",
+        ),
+    ] = None,
 ) -> None:
     """Protect any OpenAI-compatible model: clients change one URL."""
     from vlmguard.gateway import serve as serving  # noqa: PLC0415  # brings the web server
@@ -141,10 +154,43 @@ def serve(
             "log_form": log_form,
         },
     )
+    add = _page(settings, playground_password_env) if playground else None
     with closing(serving.listen(settings)) as bound:
         gateway = Gateway(settings)
         _banner(settings, gateway, serving.url_of(bound))
-        serving.serve(settings, gateway, bound)
+        if playground:
+            err.print(f"Playground on {serving.url_of(bound)}/playground/", markup=False)
+        serving.serve(settings, gateway, bound, add=add)
+
+
+def _page(settings: Settings, password_env: str | None) -> Callable[[Starlette], None]:
+    """What adds the playground to the gateway.
+
+    Raises:
+        ConfigError: several workers, or a page that everybody could open past the gateway's keys.
+    """
+    from vlmguard.ui import app as page  # noqa: PLC0415  # brings Gradio
+    from vlmguard.ui import settings as page_settings  # noqa: PLC0415
+
+    if settings.workers > 1:
+        raise ConfigError("--playground needs --workers 1: its visits live in one process")
+    passwords = page_settings.password_from(password_env) if password_env else None
+    if settings.keys is not None and passwords is None:
+        raise ConfigError(
+            "the gateway has keys, and the playground would be a way past them: set a password "
+            "with --playground-password-env"
+        )
+    page_settings.check_exposure(
+        settings.host, passwords, option="--playground-password-env", allowed=False
+    )
+    chosen = page_settings.UiSettings(
+        targets=(settings.target,),
+        rewriters=(settings.rewriter or page_settings.DEFAULT_MODEL,),
+        policies=page_settings.policies_with(settings.policy),
+        audit=settings.audit,
+        passwords=passwords,
+    )
+    return lambda app: page.mount(app, chosen)
 
 
 def _banner(settings: Settings, gateway: Gateway, url: str) -> None:

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vlmguard.errors import ConfigError, MissingExtra
@@ -22,6 +22,7 @@ from vlmguard.gateway.settings import Settings
 
 try:
     import uvicorn
+    from starlette.applications import Starlette
     from uvicorn.supervisors import Multiprocess
 except ImportError as error:  # pragma: no cover - tests run with the extra
     raise MissingExtra("the gateway", "serve") from error
@@ -65,7 +66,13 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(settings: Settings, gateway: Gateway, bound: socket.socket) -> None:
+def serve(
+    settings: Settings,
+    gateway: Gateway,
+    bound: socket.socket,
+    *,
+    add: Callable[[Starlette], None] | None = None,
+) -> None:
     """Serve until told to stop; running answers are finished first.
 
     Args:
@@ -73,12 +80,16 @@ def serve(settings: Settings, gateway: Gateway, bound: socket.socket) -> None:
         gateway: for a single process. Several make their own, and this one only checked that it
             can be made.
         bound: from `listen`.
+        add: adds more to the application of a single process, e.g. a page.
     """
     _raise_file_limit()
     if settings.workers == 1:
         logs = set_up_logs(settings.log_level, form=settings.log_form)
         try:
-            uvicorn.Server(make_config(settings, create_app(gateway))).run([bound])
+            app = create_app(gateway)
+            if add is not None:
+                add(app)
+            uvicorn.Server(make_config(settings, app)).run([bound])
         finally:
             logs.close()
         return

@@ -64,13 +64,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_exposure(host: str, passwords: Mapping[str, str] | None, *, allowed: bool) -> None:
+def check_exposure(
+    host: str,
+    passwords: Mapping[str, str] | None,
+    *,
+    allowed: bool,
+    option: str = "--password-env or --auth, or say --no-password if something else protects it",
+) -> None:
     """Refuse to show the page to others without a password.
 
     Args:
         host: to listen on.
         passwords: that are asked for.
         allowed: the operator insists.
+        option: how to set one.
 
     Raises:
         ConfigError: says how to go on.
@@ -78,8 +85,7 @@ def check_exposure(host: str, passwords: Mapping[str, str] | None, *, allowed: b
     if passwords is None and not allowed and not is_loopback(host):
         raise ConfigError(
             f"{host} can be reached from other machines, and no password is set: everybody could "
-            "use the models and read the audit log. Set one with --password-env or --auth, or say "
-            "--no-password if something else protects the page"
+            f"use the models and read the audit log. Set one with {option}"
         )
 
 
