@@ -45,7 +45,6 @@ from vlmguard.types import Image
 _AHEAD = 2  # seeds given to the cluster for each that it has in work
 _MOST_BUNDLED = 8
 _REACH_S = 10.0
-_LAST_OUTCOMES_S = 1.0
 _CALLS_AT_ONCE = 10_000  # of the hub; nearly all of them wait
 
 
@@ -126,7 +125,6 @@ class RayRunner(LocalRunner):
         self._given: set[asyncio.Future[Any]] = set()
         self._number = 0
         self._lost: Exception | None = None
-        self._in_flight: set[bytes] = set()
         self._waiting: asyncio.Future[Any] | None = None  # for Ray, to start or to end
 
     async def run(self) -> int | None:
@@ -163,13 +161,6 @@ class RayRunner(LocalRunner):
         super().stop()
         if self._waiting is not None and (again or not self._tasks):
             self._waiting.cancel()
-        self._end_when_idle()
-
-    def _end_when_idle(self) -> None:
-        """When stopping: seeds that no worker has a call in flight for are not waited for."""
-        if self.progress.stopping and not self._in_flight:
-            for task in self._tasks:
-                asyncio.get_running_loop().call_later(_LAST_OUTCOMES_S, task.cancel)
 
     async def _process(self, seed: Seed, images: tuple[Image, ...]) -> Outcome:
         """Give the seed to the cluster, and wait for its outcome."""
@@ -230,8 +221,6 @@ class RayRunner(LocalRunner):
                 self.progress.called(call.stage, call.model, known.usage, stored=True)
             elif self.progress.stopping:
                 return Raised.by(Stopped())
-            else:
-                self._in_flight.add(call.key)
             return known
         try:
             await self._store.keep_answer(call, question.completion)
@@ -239,8 +228,6 @@ class RayRunner(LocalRunner):
             return Raised.by(error)
         usage = question.completion.usage
         self.progress.called(call.stage, call.model, usage, stored=False)
-        self._in_flight.discard(call.key)
-        self._end_when_idle()
         return None
 
     def _end(self, ended: Ended) -> None:
