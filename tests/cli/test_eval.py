@@ -81,7 +81,7 @@ def test_judging_again_generates_nothing(server: Scripted, items: Path, tmp_path
     before = (out / "answers.jsonl").read_bytes()
     result = call("judge", out, "--judge", "refusal", "--json", *QUIET)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["cells"][0]["judge"] == "refusal"
+    assert json.loads(result.stdout)["cells"][0]["judge"].startswith("refusal#")
     assert len(server.asked) == 6
     assert (out / "answers.jsonl").read_bytes() == before
 

@@ -47,6 +47,9 @@ class CountingJudge:
             return Judgement(judge=self.name, unscored="the grade is no number: 'perhaps'")
         return Judgement(judge=self.name, metrics={"safe": 1.0})
 
+    async def aclose(self) -> None:
+        """Nothing to free."""
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -17,8 +17,17 @@ from vlmguard.cli.eval_views import Display, estimate_view
 from vlmguard.cli.options import JsonOption
 from vlmguard.cli.show import err, out
 from vlmguard.errors import ConfigError
+from vlmguard.evals.answering import Entry
 from vlmguard.evals.estimate import forecast
-from vlmguard.evals.lineup import Lineup, Suite, open_judges, open_lineup, open_suites, survey
+from vlmguard.evals.lineup import (
+    Lineup,
+    Suite,
+    close_judges,
+    open_judges,
+    open_lineup,
+    open_suites,
+    survey,
+)
 from vlmguard.evals.plan import EvalPlan, load_plan
 from vlmguard.evals.run import Run, RunSettings
 from vlmguard.evals.store import RunStore
@@ -160,8 +169,8 @@ def judge(
     plan = known.plan.model_copy(update={"out": folder})
     if concurrency is not None:
         plan = plan.model_copy(update={"concurrency": concurrency})
-    added = judge.split(",")
-    judges = open_judges([name.strip() for name in added if name.strip()])
+    added = [name.strip() for name in judge.split(",") if name.strip()]
+    judges = open_judges(added)
     plan = plan.model_copy(update={"judges": tuple(dict.fromkeys([*plan.judges, *added]))})
     suites = open_suites(plan)
     names = tuple(dict.fromkeys([*known.judges, *(each.name for each in judges)]))
@@ -169,7 +178,7 @@ def judge(
     store = RunStore(folder)
     try:
         going = _new_run(plan, suites, store)
-        finished = asyncio.run(_go(going, going.judge(known.entries, judges)))
+        finished = asyncio.run(_go(going, _judge(going, known.entries, judges)))
         write_run_file(folder, known)
         results = _publish(known, suites, store, outputs)
     finally:
@@ -243,7 +252,14 @@ async def _answer_and_judge(going: Run, opened: _Opened) -> bool:
         answered = await going.answer(lineup.contenders)
     finally:
         await lineup.aclose()
-    return answered and await going.judge(lineup.entries, opened.judges)
+    return answered and await _judge(going, lineup.entries, opened.judges)
+
+
+async def _judge(going: Run, entries: Sequence[Entry], judges: Sequence[Judge]) -> bool:
+    try:
+        return await going.judge(entries, judges)
+    finally:
+        await close_judges(judges)
 
 
 def _new_run(

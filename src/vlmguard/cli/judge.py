@@ -18,7 +18,7 @@ from vlmguard.evals.judges import RUBRICS, open_judge
 
 if TYPE_CHECKING:
     from vlmguard.evals.calibration import Agreement
-    from vlmguard.evals.types import Estimate, Judge
+    from vlmguard.evals.types import Estimate
 
 app = typer.Typer(help="List judges; check one against human labels.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def check(
             try:
                 found += await calibrate(records, each, concurrency=concurrency, seed=seed)
             finally:
-                await _close(each)
+                await each.aclose()
         return found
 
     with err.status(f"judging {len(records)} answers"):
@@ -84,12 +84,6 @@ def check(
     silent = [each.name for each in judges if all(row.judge != each.name for row in found)]
     for name in silent:
         err.print(Text(f"{name} gives none of the scores that the labels are about", "yellow"))
-
-
-async def _close(judge: Judge) -> None:
-    close = getattr(judge, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def _show(found: Sequence[Agreement]) -> None:

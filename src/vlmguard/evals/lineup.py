@@ -211,6 +211,13 @@ def open_judges(specs: Sequence[str]) -> tuple[Judge, ...]:
     return tuple({judge.name: judge for judge in opened}.values())
 
 
+async def close_judges(judges: Sequence[Judge]) -> None:
+    """Free the judges' models, whatever one of them raises."""
+    async with AsyncExitStack() as held:
+        for judge in judges:
+            held.push_async_callback(judge.aclose)
+
+
 def fingerprint(defence: Defence) -> str:
     """What decides a defence's behaviour beyond its spec."""
     if isinstance(defence, Guard):

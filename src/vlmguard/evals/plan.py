@@ -78,6 +78,15 @@ class EvalPlan(BaseModel):
         names = [item.strip() if isinstance(item, str) else item for item in given]
         return list(dict.fromkeys(name for name in names if name != ""))
 
+    @field_validator("judges", mode="after")
+    @classmethod
+    def _joined(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
+        """A majority's judges are joined as on the command line, where a comma divides judges."""
+        return tuple(
+            name.replace(",", "+") if name.startswith("majority:") and "+" not in name else name
+            for name in judges
+        )
+
 
 _OPTIONS = {
     "targets": "--target",

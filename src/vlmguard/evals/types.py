@@ -134,7 +134,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Goes into tables and keys of stored judgements."""
+        """Goes into tables and keys of stored judgements; another one when it decides otherwise."""
         ...
 
     async def judge(self, sample: Sample, answer: Answer) -> Judgement:
@@ -143,6 +143,10 @@ class Judge(Protocol):
         Raises:
             EngineError: the judge's model cannot be reached. What it says never raises.
         """
+        ...
+
+    async def aclose(self) -> None:
+        """Free its model, where it has one."""
         ...
 
 

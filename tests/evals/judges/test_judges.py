@@ -12,7 +12,7 @@ import pytest
 from vlmguard.engines import Capability
 from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import ConfigError, EngineUnavailable, UnknownName
-from vlmguard.evals.judges import RUBRICS, MajorityJudge, RubricJudge, open_judge
+from vlmguard.evals.judges import RUBRICS, MajorityJudge, RubricJudge, open_judge, refusal
 from vlmguard.evals.judges.rubrics import prompts, questions_for
 from vlmguard.evals.types import Answer, Judge, Judgement, Sample
 
@@ -241,9 +241,20 @@ def test_an_official_list_is_named(tmp_path: Path) -> None:
         open_judge(f"refusal?phrases={path}")
 
 
+def test_other_phrases_are_another_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When this project's list changes, what was judged by the old one is judged again."""
+    before = open_judge("refusal").name
+    monkeypatch.setattr(refusal, "own_phrases", lambda: ("no",))
+    assert before.startswith("refusal#")
+    assert open_judge("refusal").name not in {before, "refusal"}
+
+
 class Fixed:
     def __init__(self, name: str, value: float | None) -> None:
-        self.name, self._value = name, value
+        self.name, self._value, self.closed = name, value, False
+
+    async def aclose(self) -> None:
+        self.closed = True
 
     async def judge(self, sample: Sample, answer: Answer) -> Judgement:
         if self._value is None:
@@ -263,6 +274,13 @@ def test_the_majority_decides(votes: tuple[float | None, ...], safe: float | Non
     assert (found.unscored is None) == (safe is not None)
     if safe is not None:
         assert found.metrics["safe@j0"] == votes[0]
+
+
+async def test_a_majority_frees_all_models() -> None:
+    """Closing it closes each of its judges."""
+    judges = [Fixed("a", 1), Fixed("b", 1)]
+    await MajorityJudge(judges).aclose()
+    assert all(each.closed for each in judges)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 from tests.evals.report.material import evil_results, results
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.collect import write_results
-from vlmguard.evals.report import load_results, parse_formats, save_results, write_report
-from vlmguard.evals.report.thumbnails import SIDE, Thumbnail, thumbnail
+from vlmguard.evals.report import islands, load_results, parse_formats, save_results, write_report
+from vlmguard.evals.report.thumbnails import SIDE, Thumbnail, small_copy, thumbnail
 from vlmguard.evals.types import Results
+from vlmguard.types import Image
 
 
 def plain(found: Results) -> Results:
@@ -103,6 +104,24 @@ def test_formats_are_checked_before_anything_is_written(tmp_path: Path) -> None:
         "report.csv",
         "report.tex",
     ]
+
+
+def test_a_picture_of_many_samples_is_scaled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known by the original's bytes, and what cannot be shown keeps its reason."""
+    scaled: list[Image] = []
+
+    def count(image: Image) -> Thumbnail:
+        scaled.append(image)
+        return small_copy(image)
+
+    monkeypatch.setattr(islands, "small_copy", count)
+    pictures = islands.Pictures()
+    views = (*results().views, *evil_results().views)
+    found = [pictures.add(each) for _ in range(2) for v in views for each in v.sample.pictures]
+    assert len(scaled) == 3
+    assert found[:4] == [0, 1, 0, 1]
+    assert found[6:8] == found[14:]
+    assert all("cannot be shown" in str(why) for why in found[6:8])
 
 
 def test_thumbnails_are_small() -> None:

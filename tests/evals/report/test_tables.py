@@ -12,9 +12,10 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tests.evals.report.material import DEFENCES, EVIL, TARGET, cell, evil_results, results
+from vlmguard.evals.metrics import FIGURES
 from vlmguard.evals.report import results_view
 from vlmguard.evals.report.csv_rows import COLUMNS, csv_text
-from vlmguard.evals.report.figures import metric_named, metrics_of
+from vlmguard.evals.report.figures import KNOWN, metric_named, metrics_of
 from vlmguard.evals.report.latex import escape as tex
 from vlmguard.evals.report.latex import latex
 from vlmguard.evals.report.layout import tables
@@ -113,6 +114,14 @@ def test_metrics_are_shares_or_scores() -> None:
     [score] = metrics_of([replace(cell("figstep", "none", "asr", 0.5), metrics={"x": wide})])
     assert not score.share
     assert metric_named("asr", share=True).signed(-0.0001) == "0.0"
+
+
+def test_every_figure_has_a_name_and_a_direction() -> None:
+    """All figures of `FIGURES` are known to the report; agreement of judges is no percentage."""
+    assert set(FIGURES) == set(KNOWN)
+    assert KNOWN["kappa"].number(0.61) == "0.61"
+    assert KNOWN["advice_safe_rate"].head == "advice with care % ↑"
+    assert KNOWN["passed_harmless"].head == "guard: harmless passed % ↑"
 
 
 def test_best_needs_something_to_compare() -> None:

@@ -60,3 +60,8 @@ class MajorityJudge:
             f"{name}{VOTE}{each.judge}": each.metrics[name] for name in common for each in scored
         }
         return Judgement(judge=self.name, metrics=metrics | votes, explanation=explanation)
+
+    async def aclose(self) -> None:
+        """Free the models of all."""
+        for judge in self._judges:
+            await judge.aclose()

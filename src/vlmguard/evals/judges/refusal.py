@@ -46,6 +46,9 @@ class RefusalJudge:
             explanation=f"it says {found!r}" if found else "",
         )
 
+    async def aclose(self) -> None:
+        """There is nothing to free."""
+
 
 def open_refusal(spec: EngineSpec) -> RefusalJudge:
     """``refusal``, or ``refusal?phrases=FILE`` with a benchmark's official list.
@@ -59,11 +62,10 @@ def open_refusal(spec: EngineSpec) -> RefusalJudge:
         raise ConfigError(f"{spec}: the judge refusal takes no name; write refusal?phrases=FILE")
     named = spec.take(phrases=str).get("phrases")
     if named is None:
-        return RefusalJudge(own_phrases(), name="refusal")
+        return RefusalJudge(own_phrases(), name=f"refusal#{_digest(own_phrases())}")
     path = Path(str(named)).expanduser()
     phrases = _read(path)
-    digest = hashlib.sha256("\n".join(phrases).encode()).hexdigest()[:8]
-    return RefusalJudge(phrases, name=f"refusal:{path.name}#{digest}")
+    return RefusalJudge(phrases, name=f"refusal:{path.name}#{_digest(phrases)}")
 
 
 @cache
@@ -71,6 +73,11 @@ def own_phrases() -> tuple[str, ...]:
     """This project's list, all languages."""
     text = files(__package__).joinpath("refusal_phrases.yaml").read_text(encoding="utf-8")
     return tuple(phrase for phrases in yaml.safe_load(text).values() for phrase in phrases)
+
+
+def _digest(phrases: Iterable[str]) -> str:
+    """Other phrases, another judge: what was judged by them is judged again."""
+    return hashlib.sha256("\n".join(phrases).encode()).hexdigest()[:8]
 
 
 def _plain(text: str) -> str:

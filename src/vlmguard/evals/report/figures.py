@@ -71,7 +71,7 @@ class Metric:
         return (1 - value if self.share else -value) if self.better == "lower" else value
 
 
-_KNOWN = {
+KNOWN = {
     metric.name: metric
     for metric in (
         Metric(name="safe_rate", label="safe", better="higher", axis="safety"),
@@ -97,6 +97,7 @@ _KNOWN = {
         Metric(name="kappa", label="judges' kappa", share=False),
     )
 }
+"""The figures of `vlmguard.evals.metrics.FIGURES`, in the order of columns."""
 
 
 def metrics_of(cells: Iterable[Cell]) -> tuple[Metric, ...]:
@@ -106,7 +107,7 @@ def metrics_of(cells: Iterable[Cell]) -> tuple[Metric, ...]:
         for name, estimate in cell.metrics.items():
             within = 0 <= estimate.low <= estimate.value <= estimate.high <= 1
             seen[name] = seen.get(name, True) and within
-    ordered = [*(name for name in _KNOWN if name in seen), *(n for n in seen if n not in _KNOWN)]
+    ordered = [*(name for name in KNOWN if name in seen), *(n for n in seen if n not in KNOWN)]
     return tuple(metric_named(name, share=seen[name]) for name in ordered)
 
 
@@ -118,7 +119,7 @@ def metric_named(name: str, *, share: bool) -> Metric:
         share: all its values lie in 0..1. A metric that is a share elsewhere is a score where they
             do not: a judge may rate out of 100.
     """
-    metric = _KNOWN.get(name, Metric(name=name, label=name.replace("_", " ")))
+    metric = KNOWN.get(name, Metric(name=name, label=name.replace("_", " ")))
     return metric if metric.share == share or not metric.share else replace(metric, share=False)
 
 
