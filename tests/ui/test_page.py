@@ -118,8 +118,8 @@ def test_it_works_on_a_phone_and_in_the_dark(browser: Browser, playground_url: s
 
 
 @pytest.mark.slow
-def test_errors_are_shown(page: Page) -> None:
-    """A damaged picture, and a rewriter that is down, end as messages."""
+def test_a_damaged_picture_is_told(page: Page) -> None:
+    """A file that is no picture ends as a message that names it."""
     page.locator("input[type=file]").first.set_input_files(
         {"name": "photo.png", "mimeType": "image/png", "buffer": b"no picture"}
     )
@@ -127,7 +127,12 @@ def test_errors_are_shown(page: Page) -> None:
     page.wait_for_timeout(1000)
     page.click("#vg-run")
     expect(page.get_by_role("alert")).to_contain_text("photo.png", timeout=WAIT_MS)
-    page.get_by_label("Clear").first.click()
+
+
+@pytest.mark.slow
+def test_a_guard_that_is_down_is_told(page: Page) -> None:
+    """A rewriter without its server ends as a message, and without a guarded answer."""
+    page.get_by_label("Prompt", exact=True).fill("What is this?")
     page.get_by_label("Rewriter (guards)").click()
     page.get_by_role("option", name=playground.BROKEN).click()
     page.click("#vg-run")

@@ -127,7 +127,7 @@ def mount(app: Starlette, settings: UiSettings, *, path: str = "/playground") ->
 
 
 def _add(app: Starlette, settings: UiSettings, models: Models, path: str) -> None:
-    css = files("vlmguard.ui").joinpath("style.css").read_text("utf-8")
+    shipped = files("vlmguard.ui")
     gr.mount_gradio_app(
         app,
         build(settings, models).queue(default_concurrency_limit=4),
@@ -142,7 +142,8 @@ def _add(app: Starlette, settings: UiSettings, models: Models, path: str) -> Non
         mcp_server=False,
         enable_monitoring=False,
         theme=theme(),
-        css=css,
+        css=shipped.joinpath("style.css").read_text("utf-8"),
+        js=shipped.joinpath("names.js").read_text("utf-8"),
     )
 
 
