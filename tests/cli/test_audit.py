@@ -102,7 +102,8 @@ def test_query_filters(log: Path) -> None:
     assert ids("query", log, "--failed") == ["req-3"]
     assert ids("query", log, "--key", "k_2") == []
     assert ids("query", log, "--request", "req-1") == ["req-1"]
-    assert ids("query", log, "--since", "450s", "--limit", 1) == ["req-4\x1b[31m"]
+    since = (NOW - timedelta(seconds=450)).isoformat()
+    assert ids("query", log, "--since", since, "--limit", 1) == ["req-4\x1b[31m"]
     assert ids("query", log, "--until", (NOW - timedelta(minutes=8)).isoformat()) == ["req-1"]
     assert ids("query", log, "--since", "2999-01-31") == []
 

@@ -94,7 +94,7 @@ def test_show_saves_pictures(data: Path, tmp_path: Path) -> None:
         "figstep-8_1-1.png",
     ]
     result = run("show", "mm-safetybench-sd", "--data", str(data), "--save", str(folder))
-    assert "the picture is missing" in " ".join(result.stdout.split())
+    assert "the picture is missing" in " ".join(result.stdout.replace("│", " ").split())
 
 
 def test_wrong_use(data: Path) -> None:
