@@ -59,7 +59,9 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, *flags: str, **environment: str) -> AsyncIterator[Process]:
+async def serving(
+    tmp_path: Path, *flags: str, until: str = "startup complete", **environment: str
+) -> AsyncIterator[Process]:
     """A process with a scripted rewriter, on a port that is free."""
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
@@ -72,7 +74,8 @@ async def serving(tmp_path: Path, *flags: str, **environment: str) -> AsyncItera
     running = Process(process)
     try:
         running.url = (await running.until(r"gateway on (http\S+)/v1"))[1]
-        await running.until("startup complete")
+        if until not in running.said:
+            await running.until(until)
         yield running
     finally:
         if process.returncode is None:

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.gateway.common import Running, data_url, listening, png, running
 from vlmguard.gateway.wire import ChatRequest, CompletionRequest, ErrorAnswer, ResponseRequest
 
+SLOW = (pytest.mark.slow, pytest.mark.timeout(600))
 PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/messages", "/v1/rewrite")
 
 LEAVES = (
@@ -93,21 +94,26 @@ BODY = ANYTHING | st.fixed_dictionaries(
 )
 
 
-def test_fuzzed_bodies() -> None:
-    """Hundreds of bodies on every guarded endpoint: answered, or refused with a named field."""
+def written(body: Any) -> bytes:
+    """As JSON, lone surrogates included."""
+    return json.dumps(body).encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=SLOW)])
+def test_fuzzed_bodies(count: int) -> None:
+    """Bodies on every guarded endpoint: answered, or refused with a named field."""
     with asyncio.Runner() as runner:
         context = running()
         gate = runner.run(context.__aenter__())
 
         @settings(
-            max_examples=300,
+            max_examples=count,
             deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         )
-        @given(path=st.sampled_from(PATHS), body=BODY)
-        def send(path: str, body: Any) -> None:
-            raw = json.dumps(body).encode("utf-8", "surrogatepass")
+        @given(path=st.sampled_from(PATHS), raw=BODY.map(written) | st.binary(max_size=200))
+        def send(path: str, raw: bytes) -> None:
             response = runner.run(gate.http.post(path, content=raw))
             assert response.status_code in {200, 400}, response.text
             if response.status_code == 400:
@@ -139,21 +145,21 @@ def served() -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.slow
-def test_the_openapi_description_holds() -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=SLOW)])
+def test_the_openapi_description_holds(count: int) -> None:
     """Schemathesis: answers are as described, and what does not fit the schema is refused."""
     with served() as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         for operation in schema.get_all_operations():
             found: Any = operation.ok()  # type: ignore[union-attr]  # an error would raise
-            _check(found, schemathesis.GenerationMode.POSITIVE)
+            _check(found, schemathesis.GenerationMode.POSITIVE, count)
             if found.body:
-                _check(found, schemathesis.GenerationMode.NEGATIVE)
+                _check(found, schemathesis.GenerationMode.NEGATIVE, count)
 
 
-def _check(operation: Any, mode: schemathesis.GenerationMode) -> None:
+def _check(operation: Any, mode: schemathesis.GenerationMode, count: int) -> None:
     @settings(
-        max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: Any) -> None:

@@ -111,7 +111,7 @@ async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) ->
         for conversation, before, after in zip(draft.conversations, chats, prepared, strict=True):
             conversation.apply(before, after.chat)
     end = time.perf_counter()
-    return _decision(
+    decision = _decision(
         prepared,
         chats,
         name=policy.name if policy else defence.name,
@@ -119,6 +119,9 @@ async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) ->
         steps_ms={"images": (loaded - start) * 1000} if images else {},
         latency_ms=(end - start) * 1000,
     )
+    if decision.failure is not None:
+        _log.warning("the guard failed, and its policy lets requests pass: %s", decision.failure)
+    return decision
 
 
 def _decision(
