@@ -51,9 +51,10 @@ class Process:
                     return found
                 assert line, self.said
 
-    async def end(self) -> int:
+    async def end(self, within_s: float = 60) -> int:
+        """Its exit status, once it has ended; reads what it says until then."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(within_s):
             self.said += (await self.process.stderr.read()).decode()
             return await self.process.wait()
 

@@ -227,7 +227,7 @@ async def test_requests_decisions_and_answers_agree(tmp_path: Path) -> None:
         ) as gateway,
         aiohttp.ClientSession(f"{gateway.url}/") as session,
     ):
-        log = asyncio.create_task(gateway.end())
+        log = asyncio.create_task(gateway.end(SECONDS + 120))
         troubling = asyncio.create_task(trouble(redis, policy))
         until = time.monotonic() + SECONDS
         clients = [Client(number, session, count, target) for number in range(CLIENTS)]
