@@ -310,7 +310,7 @@ async def rounds(
                 if number == 0 or not way.new_prompts:  # sixteen new decisions take a while
                     await together(session, way, options.seconds)
             for way in (way for way in order if way.name != EMBEDDED):
-                for _ in range(5):
+                for _ in range(10):
                     way.gaps_ms += await stream(session, way)
     cached = next(way for way in ways if way.name == CACHED)
     if options.memory:

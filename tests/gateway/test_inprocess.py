@@ -10,10 +10,10 @@ import pytest
 
 from tests.engines.conftest import KEY
 from tests.gateway.common import Running, data_url, error_of, listening, png, running
-from vlmguard.engines import Capability
+from vlmguard.engines import Capability, Sampling
 from vlmguard.engines.scripted import ScriptedEngine
 from vlmguard.errors import EngineRejected, EngineUnavailable
-from vlmguard.types import Chat
+from vlmguard.types import Chat, Delta
 
 SEES = frozenset({Capability.STREAMING, Capability.VISION, Capability.JSON_SCHEMA})
 USER: Any = [{"role": "user", "content": "bad"}]
@@ -109,6 +109,34 @@ async def test_errors_of_an_engine(error: Exception, status: int, code: str) -> 
         for stream in (False, True):
             response = await gate.chat("hi", stream=stream)
             assert (response.status_code, error_of(response)["code"]) == (status, code)
+
+
+class Breaking(ScriptedEngine):
+    """Fails after its first word."""
+
+    async def stream(self, chat: Chat, sampling: Sampling) -> AsyncIterator[Delta]:
+        async for delta in super().stream(chat, sampling):
+            yield delta
+            raise EngineUnavailable("the worker died")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        ("chat/completions", {"messages": USER}, 'data: {"error":{"message":"the worker died"'),
+        ("completions", {"prompt": "hi"}, 'data: {"error":{"message":"the worker died"'),
+        ("responses", {"input": "hi"}, "event: error\ndata: {"),
+        ("messages", {"messages": USER, "max_tokens": 9}, 'event: error\ndata: {"type":"error"'),
+    ],
+)
+async def test_an_engine_that_fails_within_its_answer(path: str, body: Any, end: str) -> None:
+    """The stream ends with an error event in the endpoint's own form, after what there was."""
+    async with running(engine=Breaking(["first second"])) as gate:
+        response = await gate.http.post(f"/v1/{path}", json={"model": "m", "stream": True, **body})
+        last = response.text.strip().split("\n\n")[-1]
+        assert "first" in response.text
+        assert last.startswith(end)
+        assert "the worker died" in last
 
 
 async def test_pictures_reach_an_engine_that_sees(local: Running) -> None:

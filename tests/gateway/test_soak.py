@@ -173,6 +173,8 @@ class Client:
             assert name not in self._count.answered
             self._count.answered[name] = response.status
             await response.read()
+            if response.status == 503:  # a breaker is open: as clients do, wait a little
+                await asyncio.sleep(0.05)
 
     async def _leave(self) -> None:
         """Hang up once the target works on it, or once there is an answer before that."""

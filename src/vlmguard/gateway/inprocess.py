@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,10 +15,11 @@ from vlmguard.gateway.calls import EVENTS, Call
 from vlmguard.gateway.drafts import Draft, Json, kind_of
 from vlmguard.gateway.errors import ApiError, as_api_error, bad_field
 from vlmguard.gateway.render import Renderer
-from vlmguard.gateway.streaming import Ready, report_comment, with_report
+from vlmguard.gateway.streaming import ErrorEvent, Ready, report_comment, with_report
 from vlmguard.perception import Perceiver
 from vlmguard.types import Chat, Delta, Usage
 
+_log = logging.getLogger(__name__)
 _DEFAULT_TOKENS = 1024
 _CANNOT = (
     "tools",
@@ -54,6 +56,7 @@ class InProcess:
         chat: Chat,
         renderer: Renderer,
         *,
+        broken: ErrorEvent,
         ready: Ready,
         report: Json | None = None,
     ) -> Usage:
@@ -64,6 +67,7 @@ class InProcess:
             draft: how it is to be generated.
             chat: the conversation as the target is to receive it.
             renderer: of the endpoint.
+            broken: the event that ends a stream whose engine failed.
             ready: called before the first byte.
             report: to add to the answer.
 
@@ -91,7 +95,12 @@ class InProcess:
             await call.start(200, [(b"content-type", EVENTS)])
             await call.more(renderer.opening())
             last = b"" if report is None else report_comment(report)
-            return await self._rest(call, first, deltas, renderer, last)
+            try:
+                return await self._rest(call, first, deltas, renderer, last)
+            except VLMGuardError as error:
+                _log.warning("the target failed in the middle of a stream: %s", error)
+                await call.end(broken(as_api_error(error)))
+                return Usage()
 
     async def _rest(
         self,
@@ -104,15 +113,11 @@ class InProcess:
         finish_reason, usage = first.finish_reason, first.usage
         if first.text:
             await call.more(renderer.piece(first.text))
-        try:
-            async for delta in deltas:
-                finish_reason = delta.finish_reason or finish_reason
-                usage = delta.usage or usage
-                if delta.text:
-                    await call.more(renderer.piece(delta.text))
-        except VLMGuardError as error:
-            await call.end(b"data: " + as_api_error(error).body() + b"\n\n")
-            return usage or Usage()
+        async for delta in deltas:
+            finish_reason = delta.finish_reason or finish_reason
+            usage = delta.usage or usage
+            if delta.text:
+                await call.more(renderer.piece(delta.text))
         await call.end(renderer.closing(finish_reason or "stop", usage or Usage()) + last)
         return usage or Usage()
 

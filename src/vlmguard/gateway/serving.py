@@ -168,6 +168,7 @@ class Guarded:
             draft,
             one_chat(chats),
             self._api.render(self._heading(call, draft)),
+            broken=self._api.broken,
             ready=self._ready(entry, 200),
             report=report,
         )
