@@ -405,16 +405,19 @@ class TestOnACluster:
             assert contents(out) == contents(stage.local)
 
     def test_ctrl_c(self, stage: Stage, cluster: str, tmp_path: Path) -> None:
-        """It keeps the answers on their way, exits with 130, and the local runner goes on."""
+        """It exits with 130; the local runner goes on, and asks again what was in flight."""
         begun = stage.server.count()
         process = stage.begin(tmp_path, "--runner", "ray", "--ray-address", cluster)
         stage.wait_for_calls(begun + stage.calls // 3, process)
         os.kill(process.pid, signal.SIGINT)
         assert "Run the same command again" in end(process, 130)
-        assert set(stage.server.answers()[begun:]) == stored_answers(tmp_path)
+        answered = stage.server.answers()[begun:]
+        lost = set(answered) - stored_answers(tmp_path)
+        assert stored_answers(tmp_path) <= set(answered)
+        assert len(lost) <= 8  # the calls that are in flight at once
         end(stage.begin(tmp_path))
         assert contents(tmp_path) == contents(stage.local)
-        assert stage.server.count() == begun + stage.calls
+        assert stage.server.count() == begun + stage.calls + len(lost)
 
     def test_too_few(self, stage: Stage, cluster: str, tmp_path: Path) -> None:
         """CPUs or GPUs: told at once, and not waited for."""
