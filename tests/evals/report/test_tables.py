@@ -100,9 +100,22 @@ def test_terminal_shows_names_as_they_are() -> None:
     console.print(results_view(Results(cells=(named, *results().cells))))
     text = console.export_text()
     assert "[red]x[/red]" in text
-    assert "8.0 [0.0, 16.0]" in text
-    assert "−44.0 [−49.0, −39.0]" in text
-    assert "0/1/2" in text
+    for figure in ("8.0", "[0.0, 16.0]", "−44.0", "[−49.0, −39.0]", "1 empty", "1 unscored"):
+        assert figure in text
+
+
+def test_terminal_cuts_nothing_off() -> None:
+    """Eighty characters hold four figures with their intervals."""
+    wide = Estimate(value=1.0, low=0.907, high=1.0, n=8)
+    names = ("asr", "dsr", "over_refusal", "flagged_harmful")
+    full = replace(cell("figstep", "guard", "asr", 0.5), metrics=dict.fromkeys(names, wide))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_view(Results(cells=(full,))))
+    text = console.export_text()
+    assert text.count("[90.7,") == text.count("100.0]") == 4, text
+    assert "…" not in text
+    assert "+1,000 ms" in text
+    assert "+1.60 calls" in text
 
 
 def test_metrics_are_shares_or_scores() -> None:
