@@ -2,8 +2,9 @@
 
     python scripts/make_playground_media.py
 
-Runs the page with the embedded model in headless Chromium and writes ``playground.png``,
-``playground-dark.png`` and the animation ``playground.gif`` to ``docs/media``. Needs Chromium.
+Runs the page with the embedded model in headless Chromium and writes
+``playground.png``, ``playground-compare-dark.png`` and the animation ``playground.gif`` to
+``docs/media``. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from vlmguard.ui import app as ui
-from vlmguard.ui.examples import EXAMPLES
+from vlmguard.ui.examples import EXAMPLES, Example
 from vlmguard.ui.settings import UiSettings
 
 _CHROMIUM = "/usr/bin/chromium"
@@ -40,15 +41,15 @@ def main() -> None:
         page.set_default_timeout(_WAIT_MS)
         page.goto(f"{url}?__theme=light")
         page.wait_for_selector("#vg-run")
-        run(page, EXAMPLES[1].title)  # loads the models
-        frames = filmed(page, EXAMPLES[0].title)
+        run(page, EXAMPLES[3])  # loads the models
+        frames = filmed(page, EXAMPLES[2])
         write_gif(frames, given.out / "playground.gif")
         shoot(page, given.out / "playground.png")
         dark = browser.new_page(viewport={"width": 1240, "height": 940}, color_scheme="dark")
         dark.set_default_timeout(_WAIT_MS)
         dark.goto(f"{url}?__theme=dark")
         dark.get_by_role("tab", name="Compare").click()
-        choose(dark, EXAMPLES[0].title, at=1)
+        choose(dark, EXAMPLES[2], at=1)
         dark.click("#vg-compare")
         dark.get_by_text("Decision").wait_for()
         dark.wait_for_timeout(500)
@@ -56,23 +57,25 @@ def main() -> None:
         browser.close()
 
 
-def choose(page: Page, title: str, *, at: int = 0) -> None:
-    """Take an example, and wait until its picture is there."""
-    page.get_by_text(title, exact=True).nth(at).click()
+def choose(page: Page, example: Example, *, at: int = 0) -> None:
+    """Take an example, and wait until its prompt and its picture are there."""
+    page.get_by_text(example.title, exact=True).nth(at).click()
+    label = "Prompt to compare with" if at else "Prompt"
+    expect(page.get_by_label(label, exact=True)).to_have_value(example.prompt, timeout=_WAIT_MS)
     page.wait_for_timeout(1500)
 
 
-def run(page: Page, title: str) -> None:
+def run(page: Page, example: Example) -> None:
     """Run an example to its end."""
-    choose(page, title)
+    choose(page, example)
     page.click("#vg-run")
     page.get_by_text("Done in").wait_for()
 
 
-def filmed(page: Page, title: str) -> list[bytes]:
+def filmed(page: Page, example: Example) -> list[bytes]:
     """Pictures of the page from the choice of an example to a moved threshold."""
     frames = [page.screenshot()]
-    choose(page, title)
+    choose(page, example)
     frames.append(page.screenshot())
     page.click("#vg-run")
     page.wait_for_timeout(100)
@@ -87,7 +90,7 @@ def filmed(page: Page, title: str) -> list[bytes]:
 def shoot(page: Page, path: Path) -> None:
     """A screenshot with few colours, for a small file."""
     picture = Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path, f"{path.stat().st_size:,} bytes")
 
 
@@ -101,7 +104,7 @@ def write_gif(frames: list[bytes], path: Path) -> None:
         picture = Image.open(BytesIO(frame)).convert("RGB")
         height = round(picture.height * _GIF_WIDTH / picture.width)
         picture = picture.resize((_GIF_WIDTH, height), Image.Resampling.LANCZOS)
-        pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
+        pictures.append(picture.quantize(128, dither=Image.Dither.NONE))
     times = [900, 900, *[350] * max(0, len(pictures) - 3), 4000][-len(pictures) :]
     pictures[0].save(
         path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True

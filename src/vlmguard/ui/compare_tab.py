@@ -6,7 +6,9 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +79,20 @@ def columns(outcomes: Mapping[str, Outcome], run: str) -> str:
         for rewrite in outcome.reply.trace.rewrites
     ]
     harmless = bool(found) and "risky" not in found
-    cards = (_card(spec, outcome, harmless, run) for spec, outcome in outcomes.items())
-    return f'<div class="vg-columns">{"".join(cards)}</div>'
+    told = [set(outcome.reply.trace.notes) for outcome in outcomes.values() if outcome.reply]
+    shared = set.intersection(*told) if len(told) > 1 else set()
+    cards = (_card(spec, outcome, harmless, shared, run) for spec, outcome in outcomes.items())
+    notes = "".join(f'<p class="vg-quiet">{escape(note)}</p>' for note in sorted(shared))
+    return f'<div class="vg-columns">{"".join(cards)}</div>{notes}'
 
 
-def _card(spec: str, outcome: Outcome, harmless: bool, run: str) -> str:  # noqa: FBT001
+def _card(
+    spec: str,
+    outcome: Outcome,
+    harmless: bool,  # noqa: FBT001
+    shared: AbstractSet[str],
+    run: str,
+) -> str:
     reply = outcome.reply
     if reply is None:
         shown = Answer(problem=outcome.problem, done=True)
@@ -106,7 +117,7 @@ def _card(spec: str, outcome: Outcome, harmless: bool, run: str) -> str:  # noqa
     if trace.rewrites:
         last = trace.rewrites[-1]
         rows.append(("Decision", f"{last.verdict}, risk {last.risk:.2f}, {last.action}"))
-    rows += [("Note", note) for note in trace.notes]
+    rows += [("Note", note) for note in trace.notes if note not in shared]
     return f"<div>{body}{render.facts(rows)}</div>"
 
 

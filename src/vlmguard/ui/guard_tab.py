@@ -109,8 +109,8 @@ def guard_tab(models: Models, settings: UiSettings) -> None:
                 stop = gr.Button("Stop", min_width=80)
             _examples(picture, prompt)
             choices = _choices(models, settings)
-        with gr.Column(scale=3, min_width=320):
-            views = _views()
+        beside = gr.Column(scale=3, min_width=320)
+    views = _views(beside)
 
     async def think(  # noqa: PLR0917  # Gradio gives values by place
         shown: str | None, text: str, target: str, rewriter: str, policy: str, threshold: float
@@ -219,29 +219,31 @@ def _threshold(models: Models, policy: str, rewriter: str, target: str) -> float
     return round(exact, 3)
 
 
-def _views() -> Views:
+def _views(beside: gr.Column) -> Views:
+    """All views: those of the guard in a column beside the question, the answers below both."""
     nothing = Snapshot(prompt="", picture=None, threshold=0.5)
-    status = gr.HTML(render.status(nothing, again=False), elem_id="vg-status")
-    gauge = gr.HTML(render.gauge(nothing), elem_id="vg-gauge")
-    with gr.Row(elem_classes="vg-pictures"):
-        picture = gr.AnnotatedImage(
-            label="What was read in the picture", visible=False, height=260, buttons=[]
+    with beside:
+        status = gr.HTML(render.status(nothing, again=False), elem_id="vg-status")
+        gauge = gr.HTML(render.gauge(nothing), elem_id="vg-gauge")
+        with gr.Row(elem_classes="vg-pictures"):
+            picture = gr.AnnotatedImage(
+                label="What was read in the picture", visible=False, height=260, buttons=[]
+            )
+            objects = gr.Label(
+                label="What it perhaps shows", visible=False, num_top_classes=4, show_heading=False
+            )
+        evidence = gr.HTML("", elem_id="vg-evidence")
+        reasons = gr.HTML(render.reasons(nothing), elem_id="vg-reasons")
+        rewritten = gr.HighlightedText(
+            label="Prompt that the target receives",
+            value=[],
+            color_map=render.DIFF_COLOURS,
+            show_legend=True,
+            show_inline_category=False,
+            combine_adjacent=True,
+            elem_id="vg-rewritten",
+            buttons=[],
         )
-        objects = gr.Label(
-            label="What it perhaps shows", visible=False, num_top_classes=4, show_heading=False
-        )
-    evidence = gr.HTML("", elem_id="vg-evidence")
-    reasons = gr.HTML(render.reasons(nothing), elem_id="vg-reasons")
-    rewritten = gr.HighlightedText(
-        label="Prompt that the target receives",
-        value=[],
-        color_map=render.DIFF_COLOURS,
-        show_legend=True,
-        show_inline_category=False,
-        combine_adjacent=True,
-        elem_id="vg-rewritten",
-        buttons=[],
-    )
     with gr.Row():
         unguarded = _answer_view("Without the guard", "vg-unguarded", nothing)
         guarded = _answer_view("With the guard", "vg-guarded", nothing)

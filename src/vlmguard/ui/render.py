@@ -162,7 +162,7 @@ def answer(title: str, shown: Answer, *, veiled: bool, run: str, empty: str = ""
     busy = "true" if shown.text and not shown.done else "false"
     content = f'<div class="content"{" inert" if veiled else ""}>{text}</div>'
     if not shown.text or not veiled:
-        content = f'<div class="content">{text}</div>'
+        content = f'<div class="content" tabindex="0">{text}</div>'
         return _section(title, f"{content}{problem}", busy)
     lift = (
         '<button type="button" class="lift" aria-expanded="false">'

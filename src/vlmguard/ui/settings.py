@@ -33,7 +33,7 @@ class UiSettings:
 
     targets: tuple[str, ...] = (DEFAULT_MODEL,)
     rewriters: tuple[str, ...] = (DEFAULT_MODEL,)
-    policies: tuple[str, ...] = PRESETS
+    policies: tuple[str, ...] = ("balanced", "strict", "permissive")
     any_model: bool = False
     audit: str | None = None
     reports: Path | None = None

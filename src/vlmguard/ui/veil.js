@@ -17,7 +17,7 @@ element.addEventListener("click", (event) => {
   lifted.add(`${veil.dataset.run} ${at}`);
   apply();
   const content = veil.querySelector(".content");
-  content.tabIndex = -1;
+  content.tabIndex = 0; // long answers scroll
   content.focus({ preventScroll: true });
 });
 watch("value", apply);
