@@ -62,7 +62,7 @@ def _table(table: TargetTable, number: int) -> Iterator[str]:
     yield r"\bottomrule"
     yield r"\end{tabular}"
     told = (
-        "with 95\\,\\% bootstrap intervals. Unscored answers (failed and empty ones included) "
+        "with 95\\,\\% intervals. Unscored answers (failed and empty ones included) "
         "enter no figure; added time is a median, calls are a mean per answer."
     )
     yield f"\\caption{{{escape(table.target)}, {told}}}"
