@@ -1,4 +1,7 @@
-"""HTTP/1.1 with limits that uvicorn does not have: on the time and the size of a request's head."""
+"""HTTP/1.1 with limits that uvicorn does not have.
+
+They are on the time and the size of a request's head, and on the time that a client takes to read.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,21 @@ _WORDS = {
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes connections whose client does not send its headers, or sends too many.
+    """Closes connections whose client does not send its headers, sends too many, or does not read.
 
     Args:
         given: uvicorn's.
         header_timeout_s: seconds for them.
+        send_timeout_s: seconds for the client to take what waits for it.
     """
 
-    def __init__(self, *given: Any, header_timeout_s: float, **named: Any) -> None:
+    def __init__(
+        self, *given: Any, header_timeout_s: float, send_timeout_s: float, **named: Any
+    ) -> None:
         super().__init__(*given, **named)
         self._header_timeout_s = header_timeout_s
+        self._send_timeout_s = send_timeout_s
+        self._unread: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head = 0
 
@@ -47,7 +55,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_timer()
+        self._read_again()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take what is sent to it. Closing would wait for it as well."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._send_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read on."""
+        self._read_again()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -76,6 +95,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head = 0
         self._timer = self.loop.call_later(self._header_timeout_s, self._refuse, _SLOW)
 
+    def _read_again(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -94,6 +118,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol_with(header_timeout_s: float) -> Any:
-    """The protocol with a time limit, as uvicorn's ``http`` setting takes it."""
-    return partial(GuardedProtocol, header_timeout_s=header_timeout_s)
+def protocol_with(*, header_timeout_s: float, send_timeout_s: float) -> Any:
+    """The protocol with time limits, as uvicorn's ``http`` setting takes it."""
+    return partial(
+        GuardedProtocol, header_timeout_s=header_timeout_s, send_timeout_s=send_timeout_s
+    )

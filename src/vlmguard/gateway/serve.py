@@ -111,7 +111,9 @@ def make_config(settings: Settings, app: object) -> uvicorn.Config:
         app,  # type: ignore[arg-type]  # an application, or the name of what makes one
         factory=several,
         workers=settings.workers,
-        http=protocol_with(settings.header_timeout_s),
+        http=protocol_with(
+            header_timeout_s=settings.header_timeout_s, send_timeout_s=settings.send_timeout_s
+        ),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -50,6 +50,7 @@ class Settings(BaseModel):
         private_images: also fetch from private addresses (never from metadata services).
         max_body_bytes: of a request.
         header_timeout_s, body_timeout_s: for a client to send them.
+        send_timeout_s: for a client to take what waits for it.
         target_timeout_s: seconds without a byte from the target.
         drain_s: for running answers when the gateway is told to stop.
         requests_per_minute: of each key that sets no other limit.
@@ -87,6 +88,7 @@ class Settings(BaseModel):
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     header_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    send_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     target_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     drain_s: Annotated[int, Field(ge=0)] = 60
     requests_per_minute: Annotated[float | None, Field(gt=0)] = None
