@@ -36,7 +36,7 @@ def test_a_report_of_a_run(finished: Path, tmp_path: Path) -> None:
     """A folder gives all formats with samples; the JSON file gives the page again."""
     result = call("report", finished, "-f", "json,html,csv", "-o", tmp_path, "--show")
     assert result.exit_code == 0, result.output
-    assert "over-refusal" in result.stdout
+    assert "refusal % ↓" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "report.csv",
         "report.html",
