@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,13 +146,17 @@ def served() -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(50, marks=SLOW)])
-def test_the_openapi_description_holds(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "paths"), [(3, "/v1/(completions|rewrite)"), pytest.param(50, ".*", marks=SLOW)]
+)
+def test_the_openapi_description_holds(count: int, paths: str) -> None:
     """Schemathesis: answers are as described, and what does not fit the schema is refused."""
     with served() as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         for operation in schema.get_all_operations():
             found: Any = operation.ok()  # type: ignore[union-attr]  # an error would raise
+            if not re.fullmatch(paths, found.path):
+                continue
             _check(found, schemathesis.GenerationMode.POSITIVE, count)
             if found.body:
                 _check(found, schemathesis.GenerationMode.NEGATIVE, count)
