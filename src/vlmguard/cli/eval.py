@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlmguard.cli.eval_views import Display, estimate_view
+from vlmguard.cli.eval_views import EvalDisplay, estimate_view
 from vlmguard.cli.options import JsonOption
 from vlmguard.cli.show import err, out
 from vlmguard.errors import ConfigError
@@ -284,7 +284,7 @@ async def _go(run: Run, work: Coroutine[Any, Any, bool]) -> bool:
             handled.append(name)
         except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
             break
-    shown = asyncio.create_task(Display(run.progress).follow())
+    shown = asyncio.create_task(EvalDisplay(run.progress).follow())
     try:
         return await work
     finally:

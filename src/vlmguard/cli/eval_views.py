@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vlmguard.cli.show import err
+from vlmguard.cli.live import Display
 from vlmguard.evals.estimate import ASSUMPTIONS, RunForecast
 from vlmguard.evals.progress import Progress
 
-_REDRAW_S = 0.5
-_LINE_S = 10.0
 
-
-class Display:
-    """Shows progress: a live table in a terminal, a line every ten seconds elsewhere."""
+class EvalDisplay(Display):
+    """Of a run of `vlmguard eval`."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    async def follow(self) -> None:
-        """Until cancelled; the last state stays on the screen."""
-        if not err.is_terminal:
-            await self._lines()
-            return
-        with Live(self._table(), console=err, auto_refresh=False) as live:
-            try:
-                while True:
-                    await asyncio.sleep(_REDRAW_S)
-                    live.update(self._table(), refresh=True)
-            finally:
-                live.update(self._table(), refresh=True)
-
-    async def _lines(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(_LINE_S)
-                err.print(_summary(self._progress), soft_wrap=True)
-        finally:
-            err.print(_summary(self._progress), soft_wrap=True)
+    def _line(self) -> str:
+        return _summary(self._progress)
 
     def _table(self) -> RenderableType:
         progress = self._progress

@@ -15,7 +15,7 @@ import typer
 
 from vlmguard.cli.options import AllowRemoteOption, DetectorsOption, JsonOption, open_perceiver
 from vlmguard.cli.show import err, out
-from vlmguard.cli.synth_views import Display, dry_run_table, status_table, told
+from vlmguard.cli.synth_views import SynthDisplay, dry_run_table, status_table, told
 from vlmguard.errors import ConfigError
 from vlmguard.perception import DEFAULT_DETECTORS
 from vlmguard.synthesis import (
@@ -265,7 +265,7 @@ def _run(plan: _Plan, *, as_json: bool) -> None:
             "total": progress.total,
         }
         store.keep_facts(facts)
-        total = asyncio.run(_go(runner, Display(progress, plan.prices)))
+        total = asyncio.run(_go(runner, SynthDisplay(progress, plan.prices)))
         if total is None:
             err.print(
                 f"stopped: {progress.finished:,} seeds are done and stored. "
@@ -358,7 +358,7 @@ def _count(plan: _Plan) -> int | None:
     return min(sum(known), plan.settings.limit or sum(known))
 
 
-async def _go(runner: LocalRunner, display: Display) -> int | None:
+async def _go(runner: LocalRunner, display: SynthDisplay) -> int | None:
     """Run with a display; the first Ctrl-C ends it in order, the second at once."""
     loop = asyncio.get_running_loop()
     handled: list[signal.Signals] = []

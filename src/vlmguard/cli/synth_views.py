@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vlmguard.cli.show import err
+from vlmguard.cli.live import Display
 from vlmguard.synthesis import (
     STAGES,
     CallCount,
@@ -22,37 +20,16 @@ from vlmguard.synthesis import (
     is_hosted,
 )
 
-_REDRAW_S = 0.5
-_LINE_S = 10.0
 
-
-class Display:
-    """Shows progress: a live table in a terminal, a line every ten seconds elsewhere."""
+class SynthDisplay(Display):
+    """Of a run of `vlmguard synth`."""
 
     def __init__(self, progress: Progress, prices: Prices) -> None:
         self._progress = progress
         self._prices = prices
 
-    async def follow(self) -> None:
-        """Until cancelled; the last state stays on the screen."""
-        if not err.is_terminal:
-            await self._lines()
-            return
-        with Live(self._table(), console=err, auto_refresh=False) as live:
-            try:
-                while True:
-                    await asyncio.sleep(_REDRAW_S)
-                    live.update(self._table(), refresh=True)
-            finally:
-                live.update(self._table(), refresh=True)
-
-    async def _lines(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(_LINE_S)
-                err.print(_summary(self._progress, self._prices), soft_wrap=True)
-        finally:
-            err.print(_summary(self._progress, self._prices), soft_wrap=True)
+    def _line(self) -> str:
+        return _summary(self._progress, self._prices)
 
     def _table(self) -> RenderableType:
         return Group(_stage_table(self._progress), Text(_summary(self._progress, self._prices)))
