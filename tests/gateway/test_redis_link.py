@@ -5,22 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.gateway.redis_server import RedisServer
 from vlmguard.errors import ConfigError
 from vlmguard.gateway.redis_link import RedisLink
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 async def ping(link: RedisLink) -> bool:
