@@ -22,8 +22,10 @@ demo:
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local]'
 	$(BIN)/vlmguard demo
 
+# Many tests drive real processes and servers: one that fails has a second chance, and is listed as
+# RERUN, to be mended.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --reruns 1 -r fEsR
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -165,22 +165,25 @@ def test_following_ends_quietly_with_control_c(tmp_path: Path) -> None:
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from vlmguard.cli.main import main; main()"
     )
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program, "audit", "tail", "-f", str(place)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("waiting for")
-    write(place, RECORDS[:1])
-    assert "req-1" in process.stdout.readline()
-    write(place, RECORDS[1:2])
-    assert "req-2" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline().startswith("waiting for")
+            write(place, RECORDS[:1])
+            assert "req-1" in process.stdout.readline()
+            write(place, RECORDS[1:2])
+            assert "req-2" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
 

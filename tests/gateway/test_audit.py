@@ -433,3 +433,23 @@ async def test_a_json_lines_log_is_lines_of_json(tmp_path: Path) -> None:
     assert values["time"] == "2026-11-25T12:00:00.123456Z"
     assert values["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": 1}
     assert os.linesep not in line
+
+
+def test_a_new_log_is_whole_when_it_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a reader that waits for the file never opens one without tables."""
+    place = tmp_path / "audit.db"
+    there_before: list[bool] = []
+    prepare = audit_sqlite._prepare
+
+    def watched(db: sqlite3.Connection, path: Path) -> None:
+        there_before.append(place.exists())
+        prepare(db, path)
+
+    monkeypatch.setattr(audit_sqlite, "_prepare", watched)
+    (tmp_path / "audit.db.part").write_text("of a process that was killed while it made the log")
+    SqliteSink(place).close()
+    assert there_before == [False, True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.db", "audit.db.lock"]
+    assert place.stat().st_mode & 0o777 == 0o600

@@ -89,9 +89,10 @@ class SqliteSink:
         self._path = path
         with _translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # SQLite would make it readable for everybody
             # Making the tables and changing to WAL are not for two processes at once.
             with exclusive(path.with_name(f"{path.name}.lock"), on_wait=_wait, poll_s=0.01):
+                if not path.exists():
+                    _make(path)
                 self._db = _connect(path)
                 try:
                     _prepare(self._db, path)
@@ -238,6 +239,16 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     )
     db.execute("PRAGMA synchronous = NORMAL")
     return db
+
+
+def _make(path: Path) -> None:
+    """An empty log, which appears under its name when it is whole: readers may wait for it."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)  # of a process that was killed here
+    part.touch(mode=0o600)  # SQLite would make it readable for everybody
+    with closing(_connect(part)) as db:
+        _prepare(db, part)
+    part.replace(path)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
