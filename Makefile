@@ -43,15 +43,12 @@ format: $(STAMP)
 
 # The weights of the embedded rewriter: an hour on two quiet cores, and resumed after a kill.
 ADAPTER := src/vlmguard/rewriting/adapters/smollm2
+RUN := runs/smollm2-cpu
 train-embedded: $(STAMP)
-	for part in smollm2-cpu smollm2-cpu-more; do \
-		test -e runs/$$part/adapter/vlmguard.json || \
-		$(BIN)/vlmguard train recipes/$$part.yaml --out runs/$$part \
-			$$(test -d runs/$$part/checkpoints && echo --resume) || exit 1; \
-	done
+	test -e $(RUN)/adapter/vlmguard.json || $(BIN)/vlmguard train recipes/smollm2-cpu.yaml \
+		--out $(RUN) $$(test -d $(RUN)/checkpoints && echo --resume)
 	mkdir -p $(ADAPTER)
-	cp runs/smollm2-cpu-more/adapter/adapter.gguf runs/smollm2-cpu-more/adapter/vlmguard.json \
-		runs/smollm2-cpu-more/adapter/README.md $(ADAPTER)
+	cp $(RUN)/adapter/adapter.gguf $(RUN)/adapter/vlmguard.json $(RUN)/adapter/README.md $(ADAPTER)
 
 # The bars of the embedded rewriter on the development slices, in DATA.
 DATA ?= ../shared/data

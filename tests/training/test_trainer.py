@@ -17,7 +17,7 @@ from vlmguard.training import run
 from vlmguard.training.arguments import lora
 from vlmguard.training.base_model import load_base
 from vlmguard.training.batches import IGNORED
-from vlmguard.training.trainer import VerdictTrainer
+from vlmguard.training.trainer import VerdictTrainer, shared_length
 
 pytestmark = LIBRARIES_OWN_WARNINGS
 
@@ -42,6 +42,41 @@ def test_the_loss_is_the_weighted_mean_of_token_losses(folder: Folders, tmp_path
     expected = (losses * weights).sum() / weights.sum()
     assert torch.allclose(trainer.compute_loss(model, dict(batch)), expected, atol=1e-5)
     assert {10.0, 1.0} <= set(weights.unique().tolist())
+
+
+def test_a_shared_beginning_computed_once_changes_nothing(
+    folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss and every gradient are those of rows that each compute it themselves."""
+    trainer = trainer_for(folder("llama"), tmp_path, {"optimizer.batch_size": 4})
+    batch = next(iter(trainer.get_train_dataloader()))
+    trained = batch["labels"][:, 1:] != IGNORED
+    assert shared_length(batch["input_ids"], trained) > 10  # the system prompt
+    model: Any = trainer.model
+    results = []
+    for share in (True, False):
+        monkeypatch.setattr(VerdictTrainer, "_may_share", lambda *_, share=share: share)
+        model.zero_grad()
+        loss = trainer.compute_loss(model, dict(batch))
+        torch.autograd.backward(loss)
+        gradients = [w.grad.clone() for w in model.parameters() if w.requires_grad]
+        results.append((loss.detach(), gradients))
+    (loss, gradients), (plain_loss, plain_gradients) = results
+    assert torch.allclose(loss, plain_loss, atol=1e-5)
+    assert any(gradient.abs().max() > 0 for gradient in gradients)
+    for one, other in zip(gradients, plain_gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_what_rows_share_ends_before_anything_that_is_trained() -> None:
+    """And before the first token that differs; at least one token stays for each row."""
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
+    never = torch.zeros(2, 3, dtype=torch.bool)
+    early = torch.tensor([[False, True, False], [False, False, False]])
+    assert shared_length(ids, never) == 3
+    assert shared_length(ids, early) == 1
+    assert shared_length(ids[:1], never[:1]) == 3
+    assert shared_length(torch.tensor([[1, 2], [3, 2]]), never[:, :1]) == 0
 
 
 def test_a_step_does_not_depend_on_how_it_is_cut(folder: Folders, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import EvalPrediction
+from transformers import DynamicCache, EvalPrediction
 from trl.trainer.sft_trainer import SFTTrainer
 
 from vlmguard.errors import ConfigError
@@ -28,6 +29,9 @@ class VerdictTrainer(SFTTrainer):
     Logits are computed only where something is trained: with a vocabulary of 49,152 and prompts
     longer than completions, that is most of the memory. (TRL's own fused head does the same on
     GPUs; on CPUs it computes every position, and nowhere does it give the logits.)
+
+    Every request begins with the same system prompt, a third of a short example: text-only batches
+    compute it once, for all their rows.
 
     The loss of a step is the sum of all weighted token losses over the sum of all weights, across
     devices and accumulated batches, so it does not depend on how a step is cut into batches.
@@ -92,9 +96,35 @@ class VerdictTrainer(SFTTrainer):
         """For the N trained tokens: N x vocabulary logits (fp32), N targets, N weights."""
         trained = inputs["labels"][:, 1:] != IGNORED
         given = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
-        with _head_sees_only(self.accelerator.unwrap_model(self.model), trained):
-            logits = model(**given, use_cache=False).logits
+        head = self.accelerator.unwrap_model(self.model)
+        shared = shared_length(given["input_ids"], trained) if self._may_share(given) else 0
+        options: dict[str, Any] = {"use_cache": False}
+        if shared:
+            cache = DynamicCache(config=head.config)
+            options = {"use_cache": True, _cache_argument(head): cache}
+            with _head_sees_only(head, trained[:1, : shared - 1] & False):
+                model(input_ids=given["input_ids"][:1, :shared], **options)
+            cache.batch_repeat_interleave(len(trained))
+            given["input_ids"] = given["input_ids"][:, shared:]
+        with _head_sees_only(head, trained[:, shared:]):
+            logits = model(**given, **options).logits
         return logits.float(), inputs["labels"][:, 1:][trained], inputs["weights"][:, 1:][trained]
+
+    def _may_share(self, given: dict[str, Any]) -> bool:
+        """Whether a beginning that all rows share may be computed once.
+
+        Not with pictures (their positions are the model's own business), not under DDP, FSDP or
+        DeepSpeed (which expect one forward pass a step), not with checkpointing (which keeps no
+        cache).
+        """
+        return (
+            set(given) == {"input_ids", "attention_mask"}
+            and len(given["input_ids"]) > 1
+            and self.accelerator.num_processes == 1
+            and not self.args.gradient_checkpointing
+            and not self.is_fsdp_enabled
+            and not self.is_deepspeed_enabled
+        )
 
     def _figures(self, prediction: EvalPrediction) -> dict[str, float | None]:
         values = np.asarray(prediction.predictions)
@@ -130,6 +160,24 @@ class VerdictTrainer(SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """TRL reports its use over the network. A guard does not."""
+
+
+def _cache_argument(model: Any) -> str:
+    """What this version of transformers, or this model's class, calls it."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = inspect.signature(type(inner).forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def shared_length(ids: Tensor, trained: Tensor) -> int:
+    """How many tokens all rows begin with, of those before the first that is trained.
+
+    Args:
+        ids: B x T.
+        trained: B x (T-1), where the next token is trained.
+    """
+    same = (ids == ids[:1]).all(dim=0)[:-1] & ~trained.any(dim=0)
+    return int(same.long().cumprod(dim=0).sum())
 
 
 @contextmanager
