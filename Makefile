@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check format train-embedded eval-embedded clean
+.PHONY: setup demo test test-training test-slow check format train-embedded eval-embedded clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ demo:
 # RERUN, to be mended.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile --reruns 1 -r fEsR
+
+# The embedded model learns to judge: a small set of its own, adapter, GGUF, llama.cpp. Minutes.
+test-training: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/training/test_embedded.py
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -23,7 +23,6 @@ VLMS = sorted(tiny_models.VLMS)
 SHORT = Sampling(max_tokens=8)
 PROMPT = Chat.of("What is in the picture?")
 
-Folders = Callable[[str], Path]
 Engines = Callable[[str], TransformersEngine]
 
 

@@ -13,11 +13,11 @@ from tests.engines.transformers.common import (
     PROMPT,
     SHORT,
     Engines,
-    Folders,
     as_text,
     loaded_model,
     open_model,
 )
+from tests.tiny_fixtures import Folders
 from vlmguard.errors import (
     ConfigError,
 )

@@ -15,12 +15,12 @@ from tests.engines.transformers.common import (
     SHORT,
     VLMS,
     Engines,
-    Folders,
     loaded_model,
     open_model,
     picture,
     special_tokens,
 )
+from tests.tiny_fixtures import Folders
 from vlmguard.engines import Sampling
 from vlmguard.engines.transformers_inputs import ChatFormat
 from vlmguard.errors import (

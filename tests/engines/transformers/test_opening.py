@@ -15,10 +15,10 @@ from tests.engines.transformers.common import (
     PROMPT,
     RED,
     SHORT,
-    Folders,
     loaded_model,
     open_model,
 )
+from tests.tiny_fixtures import Folders
 from vlmguard.engines import Capability, Engine, open_engine
 from vlmguard.errors import (
     ConfigError,

@@ -15,11 +15,11 @@ from tests.engines.transformers.common import (
     RED,
     SHORT,
     Engines,
-    Folders,
     loaded_model,
     open_model,
     streamed,
 )
+from tests.tiny_fixtures import Folders
 from vlmguard.engines import Sampling
 from vlmguard.engines import transformers_generate as generating
 from vlmguard.types import Chat
