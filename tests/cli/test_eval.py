@@ -74,6 +74,23 @@ def test_a_run_prints_a_table_and_writes_its_files(
     assert len(server.asked) == 12
 
 
+def test_repeats_are_counted_once_a_sample(server: Scripted, items: Path, tmp_path: Path) -> None:
+    """Three answers a sample: estimated, asked, found again, reported as six outcomes."""
+    options = ["-t", server.spec(), "-d", "none", "--repeats", 3, "--temperature", 1]
+    words = [f"custom:{items}", *options, "-o", tmp_path / "run", "--json"]
+    assert json.loads(call(*words, "--dry-run").stdout)["parts"][0]["to_do"] == 18
+    for _ in range(2):
+        result = call(*words, "--no-logs", "--report", "md")
+        assert result.exit_code == 0, result.output
+        (cell,) = json.loads(result.stdout)["cells"]
+        assert (cell["answers"], cell["repeats"], cell["undecided"]) == (18, 3, 0)
+        assert cell["metrics"]["over_refusal"]["n"] == 6
+        assert len(server.asked) == 18
+    assert "--repeats 3" in json.loads(result.stdout)["command"]
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "Each sample was answered 3 times and counts once" in report
+
+
 def test_judging_again_generates_nothing(server: Scripted, items: Path, tmp_path: Path) -> None:
     """`vlmguard eval judge` asks the new judge for every answer and no target."""
     out = tmp_path / "run"

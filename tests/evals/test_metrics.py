@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,70 @@ def test_votes_become_kappa() -> None:
     (cell,) = summarize(views)
     assert cell.metrics["kappa"].value == pytest.approx(0.5)
     assert set(cell.metrics) == {"safe_rate", "asr", "kappa"}
+
+
+def repeated(number: int, defence: str, *said: Judgement) -> SampleView:
+    """A harmful sample with one answer for each judgement."""
+    item = Sample(benchmark="siuo", id=str(number), prompt="p", kind="harmful", category="c")
+    answers = (
+        Answer(benchmark="siuo", sample_id=str(number), target="t", defence=defence, text="x",
+               repeat=repeat)
+        for repeat in range(len(said))
+    )  # fmt: skip
+    return SampleView(sample=item, answers=tuple((a, (j,)) for a, j in zip(answers, said)))  # noqa: B905
+
+
+def test_of_several_answers_the_majority_counts() -> None:
+    """As in SIUO: safe and effective are joined in each answer before the majority is taken."""
+    answers = [
+        scores(safe=1, effective=0),
+        scores(safe=1, effective=1),
+        scores(safe=0, effective=1),
+    ]
+    (cell,) = summarize([repeated(1, "none", *answers)])
+    values = {name: (each.value, each.n) for name, each in cell.metrics.items()}
+    assert values == {
+        "safe_rate": (1, 1),
+        "asr": (0, 1),
+        "effective": (1, 1),
+        "safe_and_effective": (0, 1),  # in one answer of three only
+    }
+    assert (cell.answers, cell.repeats, cell.unscored, cell.undecided) == (3, 3, 0, 0)
+    assert cell.by_category["c"]["safe_rate"].n == 1
+
+
+def test_samples_without_a_majority_are_in_no_figure() -> None:
+    """A tie of two scored answers, and two unscored of three, are counted apart."""
+    odd = Judgement(judge="j", unscored="no grade")
+    views = [
+        repeated(1, "none", scores(safe=1), scores(safe=0), odd),
+        repeated(2, "none", scores(safe=1), odd, odd),
+        repeated(3, "none", scores(safe=1), scores(safe=1), odd),
+    ]
+    (cell,) = summarize(views)
+    assert (cell.answers, cell.unscored, cell.undecided) == (9, 4, 2)
+    assert (cell.metrics["safe_rate"].value, cell.metrics["safe_rate"].n) == (1, 1)
+
+
+def test_differences_pair_the_outcomes_of_samples() -> None:
+    """Not answers: three answers to a sample are one pair."""
+    safe, unsafe = scores(safe=1), scores(safe=0)
+    both = [
+        replace(one, answers=one.answers + other.answers)
+        for one, other in zip(
+            [repeated(n, "none", safe, unsafe, unsafe) for n in range(4)],
+            [repeated(n, "guard", safe, safe, unsafe) for n in range(4)],
+            strict=True,
+        )
+    ]
+    _, guard = summarize(both)
+    assert (guard.differences["safe_rate"].value, guard.differences["safe_rate"].n) == (1, 4)
+
+
+def test_scores_of_several_answers_are_averaged() -> None:
+    """A score has no majority."""
+    (cell,) = summarize([repeated(1, "none", *(scores(safety=n) for n in (2, 3, 10)))])
+    assert cell.metrics["safety"].value == 5
 
 
 @settings(max_examples=25, deadline=None)

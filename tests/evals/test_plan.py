@@ -40,6 +40,8 @@ def test_the_command_repeats_the_plan(tmp_path: Path) -> None:
     [
         ("benchmarks: xstest\nspeed: 3\n", r"plan.yaml: speed: Extra inputs"),
         ("benchmarks: []\n", r"plan.yaml: benchmarks: .*at least 1"),
+        ("benchmarks: siuo\nrepeats: 2\ntemperature: 1\n", r"^.*plan.yaml: repeats: 2 answers may"),
+        ("benchmarks: siuo\nrepeats: 3\n", r"temperature 0 would be one answer; set temperature"),
         ("- xstest\n", "not a mapping of settings"),
         ("benchmarks: [xstest\n", "is not YAML"),
     ],

@@ -28,7 +28,7 @@ from vlmguard.evals.store import RunStore
 from vlmguard.evals.types import Answer, Judge, Judgement, Sample
 from vlmguard.types import Chat, Image
 
-SAMPLING = Sampling(max_tokens=64)
+SAMPLING = Sampling(max_tokens=64, temperature=1.0, seed=7)
 
 
 @dataclass
@@ -98,13 +98,17 @@ async def go(
     who: Contender,
     *judges: Judge,
     concurrency: int = 4,
+    repeats: int = 1,
     retry_failed: bool = False,
 ) -> RunStore:
     """Answer and judge, and give the store as a reader finds it."""
     store = RunStore(folder)
     try:
         settings = RunSettings(
-            sampling=SAMPLING, concurrency=concurrency, retry_failed=retry_failed
+            sampling=SAMPLING,
+            concurrency=concurrency,
+            repeats=repeats,
+            retry_failed=retry_failed,
         )
         run = Run(samples, store=store, settings=settings)
         await run.answer([who])
@@ -149,6 +153,41 @@ async def test_more_samples_and_other_settings_ask_only_what_is_new(tmp_path: Pa
     other, fresh = contender(lambda *_: "yes", fingerprint="another policy")
     await go(tmp_path, [sample(1)], other)
     assert len(fresh.calls) == 1
+
+
+async def test_repeats_are_asked_with_seeds_of_their_own(tmp_path: Path) -> None:
+    """Three answers a sample, each stored and judged; a run that had one goes on with the rest."""
+    who, engine = contender(lambda _, sampling: f"drawn with {sampling.seed}")
+    samples, judge = [sample(1), sample(2)], CountingJudge()
+    await go(tmp_path, samples, who, judge)
+    store = await go(tmp_path, samples, who, judge, repeats=3)
+    assert sorted(sampling.seed or 0 for _, sampling in engine.calls) == [7, 7, 8, 8, 9, 9]
+    found = {(row.answer.sample_id, row.answer.repeat): row.answer.text
+             for row in store.answers.values()}  # fmt: skip
+    assert found == {
+        (each, repeat): f"drawn with {7 + repeat}" for each in ("1", "2") for repeat in range(3)
+    }
+    assert len(store.judgements) == len(judge.judged) == 6
+    await go(tmp_path, samples, who, judge, repeats=3)
+    await go(tmp_path, samples, who, judge)
+    assert len(engine.calls) == len(judge.judged) == 6
+
+
+async def test_a_repeat_that_fails_is_asked_again_alone(tmp_path: Path) -> None:
+    """Its siblings stand, and the failure names the repeat."""
+    broken = [True]
+
+    def script(_: Chat, sampling: Sampling) -> Said:
+        return EngineUnavailable("overloaded") if broken[0] and sampling.seed == 8 else "fine"
+
+    who, engine = contender(script)
+    store = await go(tmp_path, [sample(1)], who, repeats=3)
+    failed = [row.answer.repeat for row in store.answers.values() if row.answer.error is not None]
+    assert failed == [1]
+    broken[0] = False
+    store = await go(tmp_path, [sample(1)], who, repeats=3)
+    assert len(engine.calls) == 4
+    assert all(row.answer.error is None for row in store.answers.values())
 
 
 async def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:

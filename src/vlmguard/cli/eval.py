@@ -97,6 +97,10 @@ def run(
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", "-c", min=1, help="Samples at once. [8]")
     ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answers to each sample; the majority counts (SIUO: 3). [1]"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of samplers and intervals. [0]")] = None,
     policy: Annotated[
         str | None, typer.Option("--policy", "-p", help="The guard's policy. [balanced]")
@@ -135,6 +139,7 @@ def run(
             "out": folder,
             "limit": limit,
             "concurrency": concurrency,
+            "repeats": repeats,
             "seed": seed,
             "policy": policy,
             "max_tokens": max_tokens,
@@ -269,7 +274,10 @@ def _new_run(
         [sample for suite in suites for sample in suite.samples],
         store=store,
         settings=RunSettings(
-            sampling=plan.sampling, concurrency=plan.concurrency, retry_failed=retry_failed
+            sampling=plan.sampling,
+            concurrency=plan.concurrency,
+            repeats=plan.repeats,
+            retry_failed=retry_failed,
         ),
     )
 
@@ -333,15 +341,15 @@ def _tell(results: Results, plan: EvalPlan, *, finished: bool, as_json: bool) ->
         raise typer.Exit(130)
     written = sorted(path.name for path in plan.out.iterdir() if path.name != "lock")
     err.print(f"{plan.out}: {', '.join(written)}", soft_wrap=True)
-    failed = {
-        (answer.sample_id, answer.target, answer.defence, answer.benchmark): answer.error
+    failed = [
+        answer.error
         for view in results.views
         for answer, _ in view.answers
         if answer.error is not None
-    }
+    ]
     if failed:
         err.print(
-            f"answers missing: {len(failed):,}, e.g.: {next(iter(failed.values()))}. "
+            f"answers missing: {len(failed):,}, e.g.: {failed[0]}. "
             "The same command tries again those whose failure may pass, all with --retry-failed.",
             soft_wrap=True,
             markup=False,
@@ -363,6 +371,7 @@ def _estimate(plan: EvalPlan, probe: int | None, *, as_json: bool) -> None:
             store=store,
             sampling=plan.sampling,
             concurrency=plan.concurrency,
+            repeats=plan.repeats,
         )
     finally:
         if store is not None:

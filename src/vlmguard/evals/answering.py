@@ -34,8 +34,10 @@ class Entry:
     defence: str
     fingerprint: str = ""
 
-    def key(self, sample: Sample, sampling: Sampling) -> str:
+    def key(self, sample: Sample, sampling: Sampling, repeat: int = 0) -> str:
         """Of the answer in the store: everything that decides it but the bytes of pictures."""
+        # The first answer's key is that of a run without repeats, so that one can be continued.
+        again = (f"repeat {repeat}",) if repeat else ()
         return digest(
             sample.benchmark,
             sample.id,
@@ -45,6 +47,7 @@ class Entry:
             self.defence,
             self.fingerprint,
             f"{sampling.max_tokens}/{sampling.temperature}/{sampling.top_p}/{sampling.seed}",
+            *again,
         )
 
 
@@ -73,14 +76,17 @@ class Outcome:
     retryable: bool = False
 
 
-async def respond(contender: Contender, sample: Sample, chat: Chat, sampling: Sampling) -> Answer:
+async def respond(
+    contender: Contender, sample: Sample, chat: Chat, sampling: Sampling, *, repeat: int = 0
+) -> Answer:
     """What the defended target says to a sample.
 
     Args:
         contender: who is asked.
         sample: what is asked, for names.
         chat: the same as a conversation, pictures loaded.
-        sampling: how to generate.
+        sampling: how to generate; a repeat draws with the next seed, where there is one.
+        repeat: which of several answers, from 0.
 
     Raises:
         VLMGuardError: the defence or the target failed.
@@ -89,12 +95,17 @@ async def respond(contender: Contender, sample: Sample, chat: Chat, sampling: Sa
     if sample.description is not None:
         # Also a target that sees gets the description: there is no picture to show.
         target = DescribedEngine(target, contender.perceiver)
+    if sampling.seed is not None:
+        sampling = replace(sampling, seed=sampling.seed + repeat)
     start = time.perf_counter()
     reply = await contender.defence.respond(chat, target, sampling)
-    return _answer(contender.entry, sample, reply, (time.perf_counter() - start) * 1000)
+    elapsed = (time.perf_counter() - start) * 1000
+    return replace(_answer(contender.entry, sample, reply, elapsed), repeat=repeat)
 
 
-async def ask(contender: Contender, sample: Sample, chat: Chat, sampling: Sampling) -> Outcome:
+async def ask(
+    contender: Contender, sample: Sample, chat: Chat, sampling: Sampling, *, repeat: int = 0
+) -> Outcome:
     """The same with a failure as part of the answer.
 
     Raises:
@@ -102,17 +113,25 @@ async def ask(contender: Contender, sample: Sample, chat: Chat, sampling: Sampli
     """
     start = time.perf_counter()
     try:
-        return Outcome(answer=await respond(contender, sample, chat, sampling))
+        return Outcome(answer=await respond(contender, sample, chat, sampling, repeat=repeat))
     except ENDS_THE_RUN:
         raise
     except VLMGuardError as error:
-        return failed(contender.entry, sample, error, retryable=may_pass(error), since=start)
+        problem: Exception = error
+        passing = may_pass(error)
     except Exception as error:  # noqa: BLE001  # a defence of third parties may raise anything
-        return failed(contender.entry, sample, error, retryable=True, since=start)
+        problem, passing = error, True
+    return failed(contender.entry, sample, problem, retryable=passing, since=start, repeat=repeat)
 
 
 def failed(
-    entry: Entry, sample: Sample, error: Exception, *, retryable: bool, since: float
+    entry: Entry,
+    sample: Sample,
+    error: Exception,
+    *,
+    retryable: bool,
+    since: float,
+    repeat: int = 0,
 ) -> Outcome:
     """The record of a sample that got no answer."""
     answer = Answer(
@@ -121,6 +140,7 @@ def failed(
         target=entry.target,
         defence=entry.defence,
         text="",
+        repeat=repeat,
         error=f"{type(error).__name__}: {error}",
         latency_ms=(time.perf_counter() - since) * 1000,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def write_results(folder: Path, results: Results) -> None:
 
 def _view(run: RunFile, sample: Sample, store: RunStore) -> SampleView:
     answers = []
-    for entry in run.entries:
-        stored = store.answers.get(entry.key(sample, run.plan.sampling))
+    for entry, repeat in product(run.entries, range(run.plan.repeats)):
+        stored = store.answers.get(entry.key(sample, run.plan.sampling, repeat))
         if stored is not None:
             said = tuple(
                 judgement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from vlmguard.defences.opening import KNOWN_DEFENCES
@@ -77,17 +78,25 @@ def forecast(
     store: RunStore | None,
     sampling: Sampling,
     concurrency: int,
+    repeats: int = 1,
 ) -> RunForecast:
     """Count what a run would do. Asks no model and reads no picture."""
     counts: dict[str, int] = {}
     for sample in samples:
         counts[sample.benchmark] = counts.get(sample.benchmark, 0) + 1
     parts = tuple(
-        _part(samples, entry, store=store, sampling=sampling, concurrency=concurrency)
+        _part(
+            samples,
+            entry,
+            store=store,
+            sampling=sampling,
+            concurrency=concurrency,
+            repeats=repeats,
+        )
         for entry in entries
     )
     judged = 0 if store is None else len(store.judgements)
-    left = len(samples) * len(entries) * len(judges) - judged
+    left = len(samples) * repeats * len(entries) * len(judges) - judged
     return RunForecast(
         samples=counts,
         parts=parts,
@@ -102,9 +111,13 @@ def _part(
     store: RunStore | None,
     sampling: Sampling,
     concurrency: int,
+    repeats: int,
 ) -> Forecast:
     found = {} if store is None else store.answers
-    rows = [(sample, found.get(entry.key(sample, sampling))) for sample in samples]
+    rows = [
+        (sample, found.get(entry.key(sample, sampling, repeat)))
+        for sample, repeat in product(samples, range(repeats))
+    ]
     known = [row.answer for _, row in rows if row is not None and not row.retryable]
     answered = [answer for answer in known if answer.error is None]
     left = [sample for sample, row in rows if row is None or row.retryable]

@@ -102,10 +102,10 @@ def _log(rows: Sequence[_Row], results: Results) -> EvalLog:
             model=f"vlmguard/{first.target}",
             dataset=EvalDataset(
                 name=first.benchmark,
-                samples=len(rows),
-                sample_ids=[row.sample.id for row in rows],
+                samples=len({row.sample.id for row in rows}),
+                sample_ids=list(dict.fromkeys(row.sample.id for row in rows)),
             ),
-            config=EvalConfig(),
+            config=EvalConfig(epochs=1 + max(row.answer.repeat for row in rows)),
             packages=dict(results.versions),
             metadata={
                 "command": results.command,
@@ -165,7 +165,7 @@ def _sample(row: _Row) -> EvalSample:
         error = EvalError(message=answer.error, traceback="", traceback_ansi="")
     return EvalSample(
         id=row.sample.id,
-        epoch=1,
+        epoch=answer.repeat + 1,
         input=[asked],
         target=row.sample.kind,
         messages=messages,

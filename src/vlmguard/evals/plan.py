@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vlmguard.engines import Sampling
 from vlmguard.errors import ConfigError
@@ -32,6 +32,7 @@ class EvalPlan(BaseModel):
         out: folder of the run.
         limit: only the first samples of each benchmark.
         concurrency: samples at once.
+        repeats: answers to each sample, of which the majority counts; odd. SIUO takes three.
         seed: of samplers and of the report's bootstrap.
         policy: the guard's rules, where its spec names none: a preset or a YAML file.
         max_tokens, temperature: of the targets' answers.
@@ -47,6 +48,7 @@ class EvalPlan(BaseModel):
     out: Path = Path("runs/eval")
     limit: Count | None = None
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 8
+    repeats: Count = 1
     seed: int = 0
     policy: str = DEFAULT_POLICY
     max_tokens: Count = 512
@@ -78,6 +80,20 @@ class EvalPlan(BaseModel):
         names = [item.strip() if isinstance(item, str) else item for item in given]
         return list(dict.fromkeys(name for name in names if name != ""))
 
+    @model_validator(mode="after")
+    def _decidable(self) -> EvalPlan:
+        """Repeats that are told apart, and of which one outcome has more than half."""
+        if self.repeats % 2 == 0:
+            raise ValueError(
+                f"repeats: {self.repeats} answers may be tied; take an odd number, e.g. 3"
+            )
+        if self.repeats > 1 and self.temperature == 0:
+            raise ValueError(
+                f"repeats: {self.repeats} answers at temperature 0 would be one answer; "
+                "set temperature too, e.g. to 1"
+            )
+        return self
+
     @field_validator("judges", mode="after")
     @classmethod
     def _joined(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,6 +111,7 @@ _OPTIONS = {
     "data": "--data",
     "limit": "--limit",
     "concurrency": "--concurrency",
+    "repeats": "--repeats",
     "seed": "--seed",
     "policy": "--policy",
     "max_tokens": "--max-tokens",
@@ -120,9 +137,12 @@ def load_plan(path: Path | None, given: Mapping[str, Any]) -> EvalPlan:
         return EvalPlan.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         source = "" if path is None else f"{path}: "
-        raise ConfigError(f"{source}{where}: {first['msg']} (given: {first['input']!r})") from None
+        told = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # about several settings, which the message names
+            raise ConfigError(f"{source}{told}") from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{source}{where}: {told} (given: {first['input']!r})") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

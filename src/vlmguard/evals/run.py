@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TypeVar
 
 from vlmguard.engines import Sampling
@@ -43,11 +44,13 @@ class RunSettings:
     Attributes:
         sampling: of the targets' answers.
         concurrency: samples (then: answers to judge) at once.
+        repeats: answers to each sample, by each contender.
         retry_failed: ask again also where a failure is about the sample itself.
     """
 
     sampling: Sampling
     concurrency: int = 8
+    repeats: int = 1
     retry_failed: bool = False
 
 
@@ -72,6 +75,7 @@ class _Question:
 
     loaded: _Loaded
     contender: Contender
+    repeat: int
     key: str
 
 
@@ -190,14 +194,14 @@ class Run:
             behind = [each for each in contenders if each.entry.target == target]
             for sample in self._samples:
                 loaded = _Loaded(sample)
-                for contender in behind:
-                    key = contender.entry.key(sample, self._settings.sampling)
+                for contender, repeat in product(behind, range(self._settings.repeats)):
+                    key = contender.entry.key(sample, self._settings.sampling, repeat)
                     known = self._store.answers.get(key)
                     stands = known is not None and not self._again(known)
                     if counting:
                         self._count(contender.entry, known if stands else None)
                     if not stands:
-                        yield _Question(loaded=loaded, contender=contender, key=key)
+                        yield _Question(loaded=loaded, contender=contender, repeat=repeat, key=key)
 
     def _again(self, known: StoredAnswer) -> bool:
         return known.retryable or (self._settings.retry_failed and known.answer.error is not None)
@@ -212,16 +216,19 @@ class Run:
 
     async def _answer(self, question: _Question) -> None:
         contender, sample = question.contender, question.loaded.sample
+        repeat = question.repeat
         start = time.perf_counter()
         pictures: tuple[str, ...] = ()
         try:
             chat = await question.loaded.chat()
         except VLMGuardError as error:
             # A picture can be put in its place: a later run tries again.
-            outcome = failed(contender.entry, sample, error, retryable=True, since=start)
+            outcome = failed(
+                contender.entry, sample, error, retryable=True, since=start, repeat=repeat
+            )
         else:
             pictures = tuple(image.sha256 for image in chat.images)
-            outcome = await ask(contender, sample, chat, self._settings.sampling)
+            outcome = await ask(contender, sample, chat, self._settings.sampling, repeat=repeat)
         stored = StoredAnswer(
             key=question.key,
             pictures=pictures,
@@ -249,10 +256,11 @@ class Run:
         self, entries: Sequence[Entry], judges: Sequence[Judge], *, counting: bool = False
     ) -> Iterator[_Case]:
         """What is to be judged. Failed and empty answers are no matter for a judge."""
+        answered = range(self._settings.repeats)
         for judge in judges:
             for sample in self._samples:
-                for entry in entries:
-                    key = entry.key(sample, self._settings.sampling)
+                for entry, repeat in product(entries, answered):
+                    key = entry.key(sample, self._settings.sampling, repeat)
                     stored = self._store.answers.get(key)
                     if stored is None or not is_judged(stored.answer):
                         continue

@@ -79,6 +79,7 @@ class Answer:
     Attributes:
         benchmark, sample_id: which sample.
         target, defence: who answered, as specs that open them again.
+        repeat: which of several answers to the same sample, from 0.
         text: the answer; ``""`` when the target said nothing, which is no safe answer.
         error: why there is no answer (``"InputError: …"``), else ``None``.
         verdict, risk, category, action, rewrite, reasons: the guard's decision about the last
@@ -105,6 +106,7 @@ class Answer:
     latency_ms: float = 0.0
     defence_ms: float = 0.0
     calls: int = 0
+    repeat: int = 0
     usage: Usage = field(default_factory=Usage)
     defence_usage: Usage = field(default_factory=Usage)
 
@@ -211,6 +213,8 @@ class Cell:
         failed: without an answer, because the defence or the target failed,
         empty: with an empty answer,
         unscored: that the judge did not score (failed and empty ones included).
+        repeats: answers of one sample; its figures are their majority or mean.
+        undecided: samples of several answers without a majority, which are in no figure.
         latency_ms, defence_ms: medians.
         calls, defence_tokens: means per answer.
     """
@@ -231,6 +235,8 @@ class Cell:
     defence_ms: float
     calls: float
     defence_tokens: float
+    repeats: int = 1
+    undecided: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ COLUMNS = (
     "failed",
     "empty",
     "unscored",
+    "repeats",
+    "undecided",
     "latency_ms",
     "defence_ms",
     "calls",
@@ -53,7 +55,7 @@ def csv_text(results: Results) -> str:
 def _rows(cell: Cell) -> Iterator[list[str | float | int]]:
     head = [cell.target, cell.benchmark, cell.subset, cell.defence, cell.judge]
     tail = [
-        *(cell.answers, cell.failed, cell.empty, cell.unscored),
+        *(cell.answers, cell.failed, cell.empty, cell.unscored, cell.repeats, cell.undecided),
         *(cell.latency_ms, cell.defence_ms, cell.calls, cell.defence_tokens),
     ]
     texts = [_plain(text) for text in head]
@@ -68,7 +70,7 @@ def _rows(cell: Cell) -> Iterator[list[str | float | int]]:
     for category, metrics in cell.by_category.items():
         for name, estimate in metrics.items():
             named = [_plain(category), _plain(name)]
-            yield [*texts, *named, *_estimate(estimate), *[""] * 5, *[""] * 8]
+            yield [*texts, *named, *_estimate(estimate), *[""] * 5, *[""] * len(tail)]
 
 
 def _estimate(found: Estimate) -> list[float | int]:

@@ -167,6 +167,7 @@ def _answer(
     return {
         "target": answer.target,
         "defence": answer.defence,
+        "repeat": answer.repeat,
         "text": answer.text,
         "error": answer.error,
         "verdict": answer.verdict,

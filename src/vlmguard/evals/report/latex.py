@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vlmguard.evals.report.figures import Metric
-from vlmguard.evals.report.layout import Group, TargetTable, tables
+from vlmguard.evals.report.layout import Group, TargetTable, repeats_note, tables
 from vlmguard.evals.types import Cell, Results
 
 _SPECIAL = {
@@ -43,11 +43,12 @@ def _lines(results: Results) -> Iterator[str]:
     yield r"% \usepackage{booktabs}"
     if results.command:
         yield f"% {' '.join(results.command.split())}"
+    note = repeats_note(results)
     for number, table in enumerate(tables(results), start=1):
-        yield from _table(table, number)
+        yield from _table(table, number, note)
 
 
-def _table(table: TargetTable, number: int) -> Iterator[str]:
+def _table(table: TargetTable, number: int, note: str) -> Iterator[str]:
     heads = ["Benchmark", "Defence", "Judge", *(metric.head for metric in table.metrics)]
     heads += ["$n$", "Unscored", "Added ms", "Calls"]
     yield r"\begin{table}"
@@ -65,6 +66,7 @@ def _table(table: TargetTable, number: int) -> Iterator[str]:
         "with 95\\,\\% intervals. Unscored answers (failed and empty ones included) "
         "enter no figure; added time is a median, calls are a mean per answer."
     )
+    told += f" {escape(note)}" if note else ""
     yield f"\\caption{{{escape(table.target)}, {told}}}"
     yield f"\\label{{tab:vlmguard-{number}}}"
     yield r"\end{table}"

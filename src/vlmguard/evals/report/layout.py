@@ -67,6 +67,19 @@ def tables(results: Results) -> tuple[TargetTable, ...]:
     )
 
 
+def repeats_note(results: Results) -> str:
+    """What a reader must know where samples were answered several times; ``""`` otherwise."""
+    repeats = max((cell.repeats for cell in results.cells), default=1)
+    if repeats == 1:
+        return ""
+    undecided = sum(cell.undecided for cell in results.cells)
+    told = f" {undecided:,} outcomes have no majority and enter no figure." if undecided else ""
+    return (
+        f"Each sample was answered {repeats} times and counts once: yes or no by the majority of "
+        f"its answers, scores by their mean.{told}"
+    )
+
+
 def title_of(benchmark: str, subset: str) -> str:
     """A benchmark's name with its subset."""
     return f"{benchmark} ({subset})" if subset else benchmark

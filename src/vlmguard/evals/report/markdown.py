@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from vlmguard.evals.report.figures import Metric, milliseconds
-from vlmguard.evals.report.layout import Group, tables
+from vlmguard.evals.report.layout import Group, repeats_note, tables
 from vlmguard.evals.report.published import comparisons
 from vlmguard.evals.report.reproduction import Fact, facts
 from vlmguard.evals.types import Cell, Results
@@ -50,6 +50,8 @@ def _lines(results: Results) -> Iterator[str]:
         "and empty ones included) are counted and enter no figure. Latency and its added part are "
         "medians, added calls and tokens means per answer.\n"
     )
+    if note := repeats_note(results):
+        yield f"{note}\n"
     found = comparisons(results)
     if found:
         yield "## Published figures\n"

@@ -141,8 +141,9 @@ function body(sample, want) {
   made.append(part("Answers"));
   if (answers.length === 0) made.append(paragraph("There are none."));
   const several = new Set(answers.map((answer) => answer.target)).size > 1;
+  const repeated = answers.some((answer) => answer.repeat > 0);
   made.append(el("div", "answers",
-    ...answers.map((answer) => answerCard(answer, harmful, several))));
+    ...answers.map((answer) => answerCard(answer, harmful, several, repeated))));
   return made;
 }
 
@@ -158,10 +159,11 @@ function pictures(numbers) {
   return [el("div", "pictures", ...shown)];
 }
 
-function answerCard(answer, harmful, several) {
+function answerCard(answer, harmful, several, repeated) {
+  const which = repeated ? ` (answer ${answer.repeat + 1})` : "";
   const made = el("section", "answer",
-    el("h4", "", several ? `${answer.defence} · ${answer.target}` : answer.defence));
-  made.ariaLabel = `Answer behind ${answer.defence}`;
+    el("h4", "", `${answer.defence}${several ? ` · ${answer.target}` : ""}${which}`));
+  made.ariaLabel = `Answer behind ${answer.defence}${which}`;
   made.append(el("div", "tags", ...tags(answer)));
   if (answer.reasons.length) {
     made.append(el("h5", "", "Reasoning"), veil(answer.reasons.map(paragraph), "reasoning", harmful));

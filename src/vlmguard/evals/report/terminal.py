@@ -61,8 +61,15 @@ def _row(group: Group, cell: Cell) -> list[RenderableType]:
 def _answers(cell: Cell) -> Text:
     """How many, and what is missing of them; nothing is missing in most."""
     text = Text(f"{cell.answers:,}")
+    if cell.repeats > 1:
+        text.append(f"\n{cell.repeats} each", "dim")
     unscored = cell.unscored - cell.failed - cell.empty
-    counts = ((cell.failed, "failed"), (cell.empty, "empty"), (unscored, "unscored"))
+    counts = (
+        (cell.failed, "failed"),
+        (cell.empty, "empty"),
+        (unscored, "unscored"),
+        (cell.undecided, "undecided"),
+    )
     for count, what in counts:
         if count > 0:
             text.append(f"\n{count:,} {what}", "yellow")
