@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.gateway.clock import Clock
 from vlmguard.gateway.breaker import Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

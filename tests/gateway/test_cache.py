@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.gateway.clock import Clock
 from tests.gateway.redis_server import RedisServer
 from vlmguard.gateway.cache import DecisionCache, pack, unpack
 from vlmguard.gateway.redis_link import RedisLink
@@ -66,14 +67,6 @@ rewrites = st.builds(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @settings(max_examples=25, deadline=None)
 @given(rewrites)
 def test_a_decision_comes_back_exactly_as_it_was_stored(rewrite: Rewrite) -> None:
@@ -104,9 +97,9 @@ async def test_a_decision_is_not_remembered_for_longer_than_its_time() -> None:
     clock = Clock()
     cache = DecisionCache(ttl_s=10, clock=clock)
     await cache.put("a", SAFE)
-    clock.now = 9
+    clock.now += 9
     assert await cache.get("a") is SAFE
-    clock.now = 10
+    clock.now += 1
     assert await cache.get("a") is None
 
 

@@ -11,16 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.clock import Clock
 from vlmguard.errors import ConfigError, InputError
 from vlmguard.gateway.keys import KeyStore, add_key, read_keys, revoke_key
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=["keys.yaml", "keys.json"])

@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.gateway.clock import Clock
 from tests.gateway.redis_server import RedisServer
 from vlmguard.gateway.limits import RateLimits
 from vlmguard.gateway.redis_link import RedisLink
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def admitted(limits: RateLimits, key: str, per_minute: float, tries: int) -> int:

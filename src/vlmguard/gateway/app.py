@@ -213,9 +213,9 @@ async def _live(call: Call) -> None:
 
 def _ready(gateway: Gateway) -> Handler:
     async def ready(call: Call) -> None:
-        wrong = await gateway.ready()
-        told = {"status": "not ready" if wrong else "ok", "problems": wrong}
-        await call.answer(503 if wrong else 200, orjson.dumps(told))
+        found = await gateway.ready()
+        told = {"status": found.status, "problems": found.problems}
+        await call.answer(503 if found.stopping else 200, orjson.dumps(told))
 
     return ready
 

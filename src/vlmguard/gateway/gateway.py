@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from vlmguard.defences import Guard, open_defence
-from vlmguard.engines import Engine, open_engine
-from vlmguard.errors import ConfigError, VLMGuardError
+from vlmguard.engines import Engine, EngineSpec, open_engine
+from vlmguard.engines.openai import Server, server_of
+from vlmguard.errors import ConfigError
 from vlmguard.gateway.audit import AuditLog, open_audit
 from vlmguard.gateway.breaker import Breaker
 from vlmguard.gateway.cache import DecisionCache
@@ -22,6 +24,7 @@ from vlmguard.gateway.limits import RateLimits
 from vlmguard.gateway.metrics import Metrics
 from vlmguard.gateway.pictures import Pictures
 from vlmguard.gateway.policies import Policies
+from vlmguard.gateway.readiness import Loading, Readiness, problem_with
 from vlmguard.gateway.settings import Mode, Settings
 from vlmguard.gateway.tracing import Tracing, open_tracing
 from vlmguard.gateway.upstream import Upstream, is_upstream, target_spec
@@ -32,6 +35,7 @@ from vlmguard.rewriting import Policy, Rewriter, open_rewriter
 if TYPE_CHECKING:
     from vlmguard.gateway.redis_link import RedisLink
 
+_LEFT_ALONE = "has failed repeatedly and is left alone for a moment"
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +75,7 @@ class Gateway:
             self.target = InProcess(engine or open_engine(settings.target), self.perceiver)
         self.pictures = Pictures(fetcher or _fetcher(settings))
         self._rewriter = rewriter
+        self._rewriter_server: Server | None = None
         self._breaker = Breaker()
         self._store = DecisionCache(self.redis, size=0, on_lookup=self.metrics.lookup)
         self.policies: Policies[PreparingDefence] = Policies(self._defence)
@@ -79,7 +84,7 @@ class Gateway:
             self.policies.get(settings.shadow_policy)
         self.ledger = Ledger(self._audit(), self.metrics)
         self._running: list[asyncio.Task[None]] = []
-        self._loading = True
+        self._loading = Loading(self._loadable())
 
     async def open(self) -> None:
         """Open what belongs to an event loop, load models, and look for changed policies."""
@@ -89,7 +94,7 @@ class Gateway:
             await self.redis.open()
         self._running = [
             asyncio.create_task(self.policies.watch()),
-            asyncio.create_task(self._load()),
+            asyncio.create_task(self._loading.run()),
         ]
 
     async def aclose(self) -> None:
@@ -106,16 +111,14 @@ class Gateway:
             await self.redis.aclose()
         await asyncio.to_thread(self.tracing.close)
 
-    async def _load(self) -> None:
-        """Load models now, so that the first request need not wait for them."""
-        try:
-            if self._rewriter is not None:
-                await self._rewriter.load()
-            if isinstance(self.target, InProcess):
-                await self.target.engine.load()
-        except VLMGuardError as error:
-            _log.error("a model cannot be loaded: %s", error)  # told in full
-        self._loading = False
+    def _loadable(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What is loaded at once, so that the first request need not wait for it."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {}
+        if self._rewriter is not None:
+            parts["rewriter"] = self._rewriter.load
+        if isinstance(self.target, InProcess):
+            parts["target"] = self.target.engine.load
+        return parts
 
     def mode_for(self, call: Call) -> Mode:
         """The key's mode, or the gateway's."""
@@ -165,16 +168,41 @@ class Gateway:
         """Bytes of a body that this key may send."""
         return (call.key.max_body_bytes if call.key else None) or self.settings.max_body_bytes
 
-    async def ready(self) -> dict[str, str]:
-        """Part → what is wrong with it; empty when requests can be answered."""
-        wrong: dict[str, str] = {}
-        if self._loading:
-            wrong["models"] = "are being loaded"
-        if isinstance(self.target, Upstream) and not await self.target.ready():
-            wrong["target"] = "cannot be reached"
+    async def ready(self) -> Readiness:
+        """Which parts are wrong, and whether requests can be answered without them."""
+        target, rewriter = await asyncio.gather(self._target_problem(), self._rewriter_problem())
+        found = {"target": target, "rewriter": rewriter}
+        problems = {part: problem for part, problem in found.items() if problem is not None}
+        stopping = problems.keys() if self._needs_rewriter() else problems.keys() - {"rewriter"}
+        return Readiness(problems=problems, stopping=frozenset(stopping))
+
+    async def _target_problem(self) -> str | None:
+        if not isinstance(self.target, Upstream):
+            return self._loading.problems.get("target")
+        if self.target.breaker.state == "open":
+            return _LEFT_ALONE
+        return await problem_with(self.target.server)
+
+    async def _rewriter_problem(self) -> str | None:
+        loading = self._loading.problems.get("rewriter")
+        if loading is not None:
+            return loading
         if self._breaker.state == "open":
-            wrong["rewriter"] = "has failed repeatedly"
-        return wrong
+            return _LEFT_ALONE
+        return None if self._rewriter_server is None else await problem_with(self._rewriter_server)
+
+    def _needs_rewriter(self) -> bool:
+        """Whether requests go wrong without the rewriter, by the gateway's mode and policy.
+
+        One that never was loaded is needed under an open policy too: else a rollout with a broken
+        rewriter would go through, and guard nothing.
+        """
+        if self.settings.mode != "enforce":
+            return False
+        if "rewriter" in self._loading.problems:
+            return True
+        defence = self.policies.get(self.settings.policy)
+        return isinstance(defence, Guard) and defence.policy.on_failure == "closed"
 
     def render_metrics(self) -> bytes:
         """All numbers, in Prometheus' text format."""
@@ -205,6 +233,9 @@ class Gateway:
                 else open_engine(target_spec(self.settings))
             )
         opened = open_rewriter(self.settings.rewriter, target=engine, perceiver=self.perceiver)
+        spec = EngineSpec.parse(opened.engine.spec)
+        if spec.scheme == "openai" and engine is None:  # else it is the target
+            self._rewriter_server = server_of(spec)
         return CarefulRewriter(opened, self._breaker)
 
     def _audit(self) -> AuditLog | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import quote
@@ -79,7 +78,7 @@ class Upstream:
     def __init__(self, settings: Settings) -> None:
         spec = EngineSpec.parse(target_spec(settings))
         open_engine(str(spec))  # checks the options; nothing connects
-        server = server_of(spec)
+        self.server = server = server_of(spec)
         self.model = server.model
         self.name = f"openai:{server.model}@{server.url}"
         self.breaker = Breaker()
@@ -105,19 +104,6 @@ class Upstream:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
-
-    async def ready(self) -> bool:
-        """Whether something listens there; its models may still need a key."""
-        if self._session is None:
-            return False
-        try:
-            async with (
-                asyncio.timeout(2.0),
-                self._session.get(URL(f"{self._base}/models"), headers=self._own_key()),
-            ):
-                return True
-        except (aiohttp.ClientError, OSError):
-            return False
 
     async def send(
         self, call: Call, path: str, body: bytes | None, *, query: bytes = b""
@@ -168,9 +154,6 @@ class Upstream:
         else:
             self.breaker.success()
         return response
-
-    def _own_key(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def _headers(self, call: Call, *, has_body: bool) -> CIMultiDict[str]:
         headers: CIMultiDict[str] = CIMultiDict()
