@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests.synthesis.server import Trouble
 from tests.synthesis.test_kill import Server, contents, stored_answers, write_pairs
 from tests.synthesis.test_trouble import serving
 from vlmguard.errors import (
@@ -40,7 +42,7 @@ from vlmguard.synthesis import (
     RunSettings,
     Store,
     open_sources,
-    ray_runner,
+    ray_connection,
     store_path,
 )
 from vlmguard.synthesis.calls import Stopped
@@ -83,7 +85,7 @@ async def test_stopped_while_ray_starts(tmp_path: Path, monkeypatch: pytest.Monk
         assert may_start.wait(30)
         return Late()
 
-    monkeypatch.setattr(ray_runner, "_connect", start)
+    monkeypatch.setattr(ray_connection, "connect", start)
     store = Store(store_path(tmp_path))
     try:
         runner = RayRunner(
@@ -147,6 +149,47 @@ class Nearby:
             self._loop.call_soon_threadsafe(task.cancel)
 
 
+@asynccontextmanager
+async def nearby(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log: io.StringIO,
+    *,
+    trouble: Callable[[int], Trouble | None] = lambda _: None,
+    options: str = "",
+    grace_s: float = 1000,
+) -> AsyncIterator[tuple[RayRunner, Nearby, Store]]:
+    """A runner of 24 seeds against a server, its cluster in this process."""
+    made = Nearby()
+    monkeypatch.setattr(ray_connection, "connect", lambda _: made)
+    pairs = write_pairs(folder)
+    store = Store(store_path(folder / "out"))
+    async with serving(trouble, log) as url:
+        spec = f"openai:brain@{url}{options}"
+        yield (
+            RayRunner(
+                open_sources([str(pairs)]),
+                models=RayModels(specs=dict.fromkeys(("reasoner", "target", "judge"), spec)),
+                recipe=Recipe(),
+                store=store,
+                folder=folder / "out",
+                settings=RunSettings(concurrency=4, grace_s=grace_s),
+                cluster=RayCluster(workers=1),
+            ),
+            made,
+            store,
+        )
+        if made.worker is not None:
+            await made.worker._casts["hindsight"].reasoner.aclose()
+    assert made.closed
+    store.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110  # it only looks
+        await asyncio.sleep(0.001)
+
+
 @needs_ray
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_without_a_cluster(
@@ -156,37 +199,70 @@ async def test_without_a_cluster(
 
     The stopped one keeps every answer and ends without the time that calls in flight may take.
     """
-    made = Nearby()
-    monkeypatch.setattr(ray_runner, "_connect", lambda _: made)
-    pairs, log = write_pairs(tmp_path), io.StringIO()
-    store = Store(store_path(tmp_path / "out"))
-    async with serving(lambda _: None, log) as url:
-        spec = f"openai:brain@{url}"
-        runner = RayRunner(
-            open_sources([str(pairs)]),
-            models=RayModels(specs=dict.fromkeys(("reasoner", "target", "judge"), spec)),
-            recipe=Recipe(),
-            store=store,
-            folder=tmp_path / "out",
-            settings=RunSettings(concurrency=4, grace_s=1000),
-            cluster=RayCluster(workers=1),
-        )
-
-        async def stop() -> None:
-            while log.getvalue().count("\n") < 30:  # noqa: ASYNC110  # it only counts
-                await asyncio.sleep(0.001)
+    log = io.StringIO()
+    async with nearby(tmp_path, monkeypatch, log) as (runner, _, store):
+        running = asyncio.ensure_future(runner.run())
+        if stopped:
+            await until(lambda: log.getvalue().count("\n") >= 30)
             runner.stop()
+        assert await running == (None if stopped else 24)
+        answers = log.getvalue().splitlines()
+        assert sum(count.calls for count in store.call_counts()) == len(answers)
+        assert len(set(answers)) == len(answers)
+        assert (runner.progress.finished < 24) is stopped
+        assert runner.progress.asking == runner.progress.abandoned == 0
 
-        stopping = asyncio.ensure_future(stop()) if stopped else None
-        assert await runner.run() == (None if stopped else 24)
-        if stopping is not None:
-            await stopping
-        assert made.closed
-        await made.worker._casts["hindsight"].reasoner.aclose()
-    answers = log.getvalue().splitlines()
-    assert sum(count.calls for count in store.call_counts()) == len(set(answers)) == len(answers)
-    assert (runner.progress.finished < 24) is stopped
-    store.close()
+
+@needs_ray
+async def test_stopped_while_calls_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that end without an answer are not waited for any longer."""
+    log = io.StringIO()
+    silent = Trouble(status=None)
+    async with nearby(
+        tmp_path,
+        monkeypatch,
+        log,
+        trouble=lambda number: silent if number >= 20 else None,
+        options="?timeout=0.3",
+    ) as (runner, _, _):
+        running = asyncio.ensure_future(runner.run())
+        await until(lambda: log.getvalue().count("\n") == 20 and runner.progress.asking == 4)
+        runner.stop()
+        assert await running is None
+        assert runner.progress.asking == runner.progress.abandoned == 0
+
+
+@needs_ray
+async def test_stopped_while_calls_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that they have, they are given up and counted."""
+    silent = Trouble(status=None)
+    async with nearby(
+        tmp_path, monkeypatch, io.StringIO(), trouble=lambda _: silent, grace_s=0.01
+    ) as (runner, _, store):
+        running = asyncio.ensure_future(runner.run())
+        await until(lambda: runner.progress.asking == 4)
+        runner.stop()
+        assert await running is None
+        assert runner.progress.abandoned == 4
+        assert store.call_counts() == []
+
+
+@needs_ray
+async def test_stopped_before_a_worker_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds that nobody has begun are not waited for."""
+
+    async def nobody(_self: Nearby, _plan: Plan) -> None:
+        """Workers load their models for minutes."""
+
+    monkeypatch.setattr(Nearby, "_start", nobody)
+    async with nearby(tmp_path, monkeypatch, io.StringIO()) as (runner, made, _):
+        running = asyncio.ensure_future(runner.run())
+        await until(lambda: bool(made.hub._tasks))
+        runner.stop()
+        assert await running is None
+        assert runner.progress.abandoned == 0
 
 
 async def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,17 +301,31 @@ async def test_what_every_seed_would_meet_ends_the_run(bench: Bench) -> None:
         await bench.run(brain_but("hindsight", lambda *_: refused))
 
 
+_watching: set[asyncio.Task[None]] = set()
+
+
+def when(true: Callable[[], bool], then: Callable[[], object]) -> None:
+    """Do something as soon as something else is so."""
+
+    async def watch() -> None:
+        while not true():  # noqa: ASYNC110  # it only looks
+            await asyncio.sleep(0.001)
+        then()
+
+    _watching.add(asyncio.ensure_future(watch()))
+
+
 async def test_stopping(bench: Bench) -> None:
     """Stopped, it makes no new call, keeps the answers on their way, and goes on later."""
     bench.write([pair(number) for number in range(60)])
     engine = brain()
     engine._delay_s = 0.02
 
-    def drive(runner: LocalRunner) -> None:
-        asyncio.get_running_loop().call_later(0.15, runner.stop)
-
-    runner = await bench.run(engine, drive=drive)
-    assert 0 < runner.progress.finished < 60
+    runner = await bench.run(
+        engine, drive=lambda run: when(lambda: run.progress.finished > 5, run.stop)
+    )
+    assert 5 < runner.progress.finished < 60
+    assert runner.progress.asking == runner.progress.abandoned == 0
     assert not (bench.out / "dataset.json").exists()
     asked = len(engine.calls)
     rest = brain()
@@ -326,18 +340,34 @@ async def test_stopping(bench: Bench) -> None:
 
 
 async def test_stopping_twice(bench: Bench) -> None:
-    """The second time, it does not wait for calls that hang."""
+    """The second time, it does not wait for calls that hang, and counts them."""
+    bench.write([pair(number) for number in range(3)])
     engine = brain()
-    engine._delay_s = 30
+    engine._delay_s = 1000
 
-    def drive(runner: LocalRunner) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.05, runner.stop)
-        loop.call_later(0.1, runner.stop)
+    def drive(run: LocalRunner) -> None:
+        def stop_twice() -> None:
+            run.stop()
+            run.stop()
 
-    started = time.monotonic()
-    await bench.run(engine, drive=drive)
-    assert time.monotonic() - started < 5
+        when(lambda: run.progress.asking == 3, stop_twice)
+
+    runner = await bench.run(engine, drive=drive)
+    assert runner.progress.abandoned == 3
+
+
+async def test_stopping_has_an_end(bench: Bench) -> None:
+    """Calls that take longer than the time they have are given up, and counted."""
+    bench.write([pair(number) for number in range(3)])
+    engine = brain()
+    engine._delay_s = 1000
+
+    runner = await bench.run(
+        engine,
+        drive=lambda run: when(lambda: run.progress.asking == 3, run.stop),
+        settings=RunSettings(grace_s=0.01),
+    )
+    assert runner.progress.abandoned == 3
 
 
 @pytest.mark.parametrize(("share", "benign"), [(None, 6), (0.25, 2), (0.0, 0), (1.0, 6)])

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vlmguard.cli.options import AllowRemoteOption, DetectorsOption, JsonOption, open_perceiver
-from vlmguard.cli.show import err, out
-from vlmguard.cli.synth_views import SynthDisplay, dry_run_table, status_table, told
+from vlmguard.cli.show import out
+from vlmguard.cli.synth_run import Plan, RayPlan, carry_out, print_estimate
+from vlmguard.cli.synth_views import status_table, told
 from vlmguard.errors import ConfigError
 from vlmguard.perception import DEFAULT_DETECTORS
 from vlmguard.synthesis import (
     Bar,
     Limits,
-    LocalRunner,
-    Player,
     Prices,
     Progress,
     RayCluster,
     RayModels,
-    RayRunner,
     Recipe,
     RunSettings,
-    Source,
     Store,
-    card_facts,
-    estimate,
     open_players,
     open_sources,
     parse_map,
-    publish,
-    recipe_key,
     store_path,
 )
 
@@ -52,30 +41,6 @@ class Runner(StrEnum):
 
     LOCAL = "local"
     RAY = "ray"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ray:
-    """What ``--runner ray`` needs beyond the rest."""
-
-    models: RayModels
-    cluster: RayCluster
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """Everything that the options of ``run`` say."""
-
-    sources: list[Source]
-    players: Mapping[str, Player]
-    models: Mapping[str, str]
-    recipe: Recipe
-    settings: RunSettings
-    ray: _Ray | None
-    prices: Prices
-    folder: Path
-    benign_share: float | None
-    licence: str
 
 
 @app.command()
@@ -169,7 +134,7 @@ def run(
     models = {"reasoner": reasoner, "target": target, "judge": judge or reasoner}
     limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
     perceiver = open_perceiver(detectors)
-    plan = _Plan(
+    plan = Plan(
         sources=open_sources(source, chosen=parse_map(column_map), licence=licence),
         players=open_players(models, limits=limits, perceiver=perceiver),
         models=models,
@@ -189,7 +154,7 @@ def run(
         ),
         ray=None
         if on_ray is None
-        else _Ray(
+        else RayPlan(
             models=RayModels(specs=models, limits=limits, detectors=_detectors(detectors)),
             cluster=on_ray,
         ),
@@ -199,9 +164,9 @@ def run(
         licence=licence,
     )
     if dry_run:
-        _dry_run(plan, as_json=as_json)
+        print_estimate(plan, as_json=as_json)
     else:
-        _run(plan, as_json=as_json)
+        carry_out(plan, as_json=as_json)
 
 
 @app.command()
@@ -227,87 +192,6 @@ def status(
         out.print(status_table(progress, facts, calls))
 
 
-def _dry_run(plan: _Plan, *, as_json: bool) -> None:
-    path = store_path(plan.folder)
-    store = Store(path, read_only=True) if path.is_file() else None
-    try:
-        found = asyncio.run(
-            estimate(
-                plan.sources,
-                plan.recipe,
-                recipe_key(plan.players, plan.recipe),
-                store,
-                can_sample=True,
-                limit=plan.settings.limit,
-            )
-        )
-    finally:
-        if store is not None:
-            store.close()
-    table, values = dry_run_table(found, plan.models, plan.prices)
-    if as_json:
-        typer.echo(json.dumps(values))
-    else:
-        out.print(table)
-
-
-def _run(plan: _Plan, *, as_json: bool) -> None:
-    for item in plan.sources:
-        next(item.seeds(), None)  # wrong columns are told before anything is written
-    store = Store(store_path(plan.folder))
-    try:
-        runner = _runner(plan, store)
-        progress = runner.progress
-        progress.total = _count(plan)
-        facts: dict[str, Any] = {
-            "sources": [item.name for item in plan.sources],
-            "models": dict(plan.models),
-            "total": progress.total,
-        }
-        store.keep_facts(facts)
-        total = asyncio.run(_go(runner, SynthDisplay(progress, plan.prices)))
-        if total is None:
-            err.print(
-                f"stopped: {progress.finished:,} seeds are done and stored. "
-                "Run the same command again to go on."
-            )
-            raise typer.Exit(130)
-        store.keep_facts({**facts, "total": total})
-        card = card_facts(plan.sources, plan.models, plan.recipe, progress, licence=plan.licence)
-        published = publish(
-            store, plan.folder, total=total, card=card, benign_share=plan.benign_share
-        )
-    finally:
-        store.close()
-    failed = progress.kinds["error"]
-    if as_json:
-        values = told(progress, facts, ())
-        values |= {"records": {"risky": published.risky, "benign": published.benign}}
-        typer.echo(json.dumps(values))
-    else:
-        spare = published.benign_left_out
-        beside = f" ({spare:,} more left out by --benign-share)" if spare else ""
-        err.print(
-            f"{plan.folder}: {published.risky:,} risky and {published.benign:,} harmless "
-            f"records{beside}; {progress.kinds['rejected']:,} rejected, "
-            f"{progress.kinds['aside']:,} set aside: {store_path(plan.folder).parent} says why",
-            soft_wrap=True,
-        )
-    if plan.benign_share and published.benign_left_out == 0 and published.risky:
-        share = published.benign / (published.risky + published.benign)
-        if share < plan.benign_share - 0.005:
-            err.print(
-                f"note: there are fewer harmless seeds than asked for: {share:.1%} of the records"
-            )
-    if failed:
-        err.print(
-            f"{failed:,} seeds failed, since a model did not answer; the last one: "
-            f"{progress.failure}. Run the same command again to try them once more.",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
-
-
 def _detectors(wanted: str | None) -> tuple[str, ...]:
     """Their names, for workers that make the perceiver of `open_perceiver` again."""
     if wanted is None:
@@ -327,58 +211,3 @@ def _cluster(
         if value is not None:
             raise ConfigError(f"{option} {value} is of use with --runner ray only")
     return None
-
-
-def _runner(plan: _Plan, store: Store) -> LocalRunner:
-    if plan.ray is None:
-        return LocalRunner(
-            plan.sources,
-            players=plan.players,
-            recipe=plan.recipe,
-            store=store,
-            folder=plan.folder,
-            settings=plan.settings,
-        )
-    return RayRunner(
-        plan.sources,
-        models=plan.ray.models,
-        recipe=plan.recipe,
-        store=store,
-        folder=plan.folder,
-        settings=plan.settings,
-        cluster=plan.ray.cluster,
-    )
-
-
-def _count(plan: _Plan) -> int | None:
-    counts = [item.count() for item in plan.sources]
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
-        return plan.settings.limit
-    return min(sum(known), plan.settings.limit or sum(known))
-
-
-async def _go(runner: LocalRunner, display: SynthDisplay) -> int | None:
-    """Run with a display; the first Ctrl-C ends it in order, the second at once."""
-    loop = asyncio.get_running_loop()
-    handled: list[signal.Signals] = []
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, lambda: _stop(runner))
-            handled.append(name)
-        except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
-            break
-    shown = asyncio.create_task(display.follow())
-    try:
-        return await runner.run()
-    finally:
-        shown.cancel()
-        await asyncio.gather(shown, return_exceptions=True)
-        for name in handled:
-            loop.remove_signal_handler(name)
-
-
-def _stop(runner: LocalRunner) -> None:
-    if not runner.progress.stopping:
-        err.print("stopping: waiting for the answers that are on their way (Ctrl-C again: do not)")
-    runner.stop()

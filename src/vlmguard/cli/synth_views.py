@@ -21,6 +21,11 @@ from vlmguard.synthesis import (
 )
 
 
+def counted(count: int, name: str) -> str:
+    """``1 seed``, ``1,200 seeds``."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
 class SynthDisplay(Display):
     """Of a run of `vlmguard synth`."""
 

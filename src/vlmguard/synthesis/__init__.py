@@ -13,9 +13,10 @@ from vlmguard.synthesis.outcomes import STAGES, Outcome, Stage
 from vlmguard.synthesis.pipeline import Cast, Recipe, process
 from vlmguard.synthesis.players import Player, open_players, player
 from vlmguard.synthesis.progress import Prices, Progress, is_hosted
-from vlmguard.synthesis.publish import card_facts, publish, store_path
+from vlmguard.synthesis.publish import Published, card_facts, publish, store_path
+from vlmguard.synthesis.ray_connection import RayCluster
 from vlmguard.synthesis.ray_messages import RayModels
-from vlmguard.synthesis.ray_runner import RayCluster, RayRunner
+from vlmguard.synthesis.ray_runner import RayRunner
 from vlmguard.synthesis.rows import CallCount
 from vlmguard.synthesis.runner import LocalRunner, RunSettings, recipe_key
 from vlmguard.synthesis.seeds import Seed
@@ -36,6 +37,7 @@ __all__ = [
     "Player",
     "Prices",
     "Progress",
+    "Published",
     "RayCluster",
     "RayModels",
     "RayRunner",

@@ -39,15 +39,26 @@ class Answers(Protocol):
 
 
 class Watcher(Protocol):
-    """Hears of every call, and says when to stop."""
+    """Hears of every call, and says when to stop.
+
+    After `asked` comes `called` or `failed`, never both.
+    """
 
     @property
     def stopping(self) -> bool:
         """Whether new calls are refused."""
         ...
 
+    def asked(self) -> None:
+        """A call goes to the model."""
+        ...
+
     def called(self, stage: Stage, model: str, usage: Usage, *, stored: bool) -> None:
-        """A call was answered, by the store or by the model."""
+        """A call was answered by the store, or by the model and its answer is committed."""
+        ...
+
+    def failed(self) -> None:
+        """A call that went to the model left no answer in the store."""
         ...
 
 
@@ -96,8 +107,13 @@ class StoredEngine(WrappedEngine):
             return known
         if self._watcher.stopping:
             raise Stopped
-        completion = await self._engine.generate(chat, sampling)
-        await self._store.keep_answer(call, completion)
+        self._watcher.asked()
+        try:
+            completion = await self._engine.generate(chat, sampling)
+            await self._store.keep_answer(call, completion)
+        except BaseException:
+            self._watcher.failed()
+            raise
         self._watcher.called(self._stage, self._model, completion.usage, stored=False)
         return completion
 

@@ -65,7 +65,9 @@ class Progress:
         stages: counts by stage, earlier runs' outcomes included.
         hosted_prompt_tokens, hosted_completion_tokens: what is paid for in this run.
         failure: what the last seed that failed met.
+        asking: calls that are with a model now.
         stopping: no new calls are made.
+        abandoned: calls that the end of the run did not wait for; the next run makes them again.
     """
 
     total: int | None = None
@@ -77,7 +79,9 @@ class Progress:
     hosted_prompt_tokens: int = 0
     hosted_completion_tokens: int = 0
     failure: str | None = None
+    asking: int = 0
     stopping: bool = False
+    abandoned: int = 0
     started: float = field(default_factory=time.monotonic)
     _recent: deque[float] = field(default_factory=deque)
 
@@ -86,12 +90,21 @@ class Progress:
         """Seeds with an outcome."""
         return sum(self.kinds.values())
 
+    def asked(self) -> None:
+        """Count a call that goes to a model."""
+        self.asking += 1
+
+    def failed(self) -> None:
+        """A call that went to a model ended without an answer."""
+        self.asking -= 1
+
     def called(self, stage: Stage, model: str, usage: Usage, *, stored: bool) -> None:
-        """Count a call."""
+        """Count an answer."""
         counts = self.stages[stage]
         if stored:
             counts.stored += 1
             return
+        self.asking -= 1
         counts.calls += 1
         counts.prompt_tokens += usage.prompt_tokens
         counts.completion_tokens += usage.completion_tokens

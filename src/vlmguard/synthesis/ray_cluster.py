@@ -31,6 +31,7 @@ from vlmguard.synthesis.ray_messages import (
     Asked,
     Broken,
     Ended,
+    Failed,
     Find,
     Keep,
     Message,
@@ -201,7 +202,7 @@ class Worker:
         try:
             players = plan.models.open()
             self._check(players)
-            self._casts = cast_all(players, self._answers, _Unwatched())
+            self._casts = cast_all(players, self._answers, _Watcher(self._answers))
         except VLMGuardError as error:
             self._failure = Raised.by(error)  # told with the first seed, in full
 
@@ -247,15 +248,19 @@ class _Answers:
         await self._ask(Keep(call=call, completion=completion))
 
     async def _ask(self, question: Question) -> Completion | None:
+        found = await self.tell(question)
+        if isinstance(found, Raised):
+            raise found.error()
+        return found
+
+    def tell(self, question: Question) -> asyncio.Future[Reply]:
+        """Send it soon; the future is the reply."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
         self._batch.append((question, reply))
         if len(self._batch) == 1:
             loop.call_later(_COALESCE_S, self._start)
-        found = await reply
-        if isinstance(found, Raised):
-            raise found.error()
-        return found
+        return reply
 
     def _start(self) -> None:
         batch, self._batch = self._batch, []
@@ -273,10 +278,20 @@ class _Answers:
                 reply.set_result(value)
 
 
-class _Unwatched:
+class _Watcher:
     """Calls are counted where they are stored, and there it is decided when to stop."""
 
     stopping = False
 
+    def __init__(self, answers: _Answers) -> None:
+        self._answers = answers
+
+    def asked(self) -> None:
+        """Nothing to do: the run's process knows, having said that the answer is not stored."""
+
     def called(self, stage: Stage, model: str, usage: Usage, *, stored: bool) -> None:
-        """Nothing to do."""
+        """Nothing to do: it has found the answer, or stored it."""
+
+    def failed(self) -> None:
+        """The run's process would wait for the answer."""
+        self._answers.tell(Failed())

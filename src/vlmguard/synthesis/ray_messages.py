@@ -136,7 +136,12 @@ class Keep:
     completion: Completion
 
 
-Question = Find | Keep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A call for which `Find` found nothing left no answer in the store; the reply is ``None``."""
+
+
+Question = Find | Keep | Failed
 Reply = Completion | Raised | None
 
 

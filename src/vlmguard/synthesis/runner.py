@@ -49,7 +49,8 @@ class RunSettings:
         allow_remote: fetch pictures from http(s) URLs.
         max_failure_rate: 0..1, of the last ``failure_window`` seeds; above it the run stops.
         failure_window: seeds that the rate is taken over.
-        grace_s: seconds that calls in flight may take to end when the run is stopped.
+        grace_s: seconds that calls in flight may take to end when the run is stopped. As long as
+            an ``openai:`` engine waits for an answer, unless its spec says otherwise.
     """
 
     concurrency: int = 16
@@ -57,7 +58,7 @@ class RunSettings:
     allow_remote: bool = False
     max_failure_rate: float = 0.5
     failure_window: int = 50
-    grace_s: float = 15.0
+    grace_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "limit", "failure_window"):
@@ -79,6 +80,7 @@ class LocalRunner:
 
     Attributes:
         progress: read it while the run goes on.
+        settings: as given.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class LocalRunner:
         self._recipe = recipe
         self._store = store
         self._folder = folder
-        self._settings = settings
+        self.settings = settings
         self.progress = Progress()
         self._key = recipe_key(players, recipe)
         self._casts = cast_all(players, store, self.progress)
@@ -115,11 +117,9 @@ class LocalRunner:
             StoreError: an outcome could not be stored.
             ConfigError: something that every seed would meet.
         """
-        queue: asyncio.Queue[Placed | None] = asyncio.Queue(self._settings.concurrency)
+        queue: asyncio.Queue[Placed | None] = asyncio.Queue(self.settings.concurrency)
         feeder = asyncio.create_task(self._feed(queue))
-        workers = [
-            asyncio.create_task(self._work(queue)) for _ in range(self._settings.concurrency)
-        ]
+        workers = [asyncio.create_task(self._work(queue)) for _ in range(self.settings.concurrency)]
         self._tasks = [feeder, *workers]
         try:
             await asyncio.gather(*self._tasks)
@@ -135,28 +135,31 @@ class LocalRunner:
         if self.progress.stopping:
             return None
         total = feeder.result()
-        if self._settings.limit is None:
+        if self.settings.limit is None:
             self._store.forget_from(total)
         return total
 
     def stop(self) -> None:
         """Make no new calls; wait a while for those in flight. The second time, do not wait."""
         if self.progress.stopping:
-            for task in self._tasks:
-                task.cancel()
+            self._abandon()
             return
         self.progress.stopping = True
-        loop = asyncio.get_running_loop()
-        for task in self._tasks:
-            loop.call_later(self._settings.grace_s, task.cancel)
+        asyncio.get_running_loop().call_later(self.settings.grace_s, self._abandon)
         if self._tasks:
             self._tasks[0].cancel()
+
+    def _abandon(self) -> None:
+        """End now, whatever is in flight."""
+        self.progress.abandoned = self.progress.abandoned or self.progress.asking
+        for task in self._tasks:
+            task.cancel()
 
     async def _feed(self, queue: asyncio.Queue[Placed | None]) -> int:
         """Put every seed that has no outcome yet into the queue; tell how many there are."""
         total = 0
         try:
-            placed = place(self._sources, self._key, self._settings.limit)
+            placed = place(self._sources, self._key, self.settings.limit)
             async for step in walk(placed, self._store):
                 total = step.placed.position + 1
                 if step.done is not None:
@@ -167,7 +170,7 @@ class LocalRunner:
         except asyncio.CancelledError:
             if not self.progress.stopping:
                 raise
-        for _ in range(self._settings.concurrency):
+        for _ in range(self.settings.concurrency):
             await queue.put(None)
         return total
 
@@ -208,7 +211,7 @@ class LocalRunner:
         try:
             images: tuple[Image, ...] = ()
             if seed.images:
-                images = await load_images(seed.images, allow_remote=self._settings.allow_remote)
+                images = await load_images(seed.images, allow_remote=self.settings.allow_remote)
         except InputError as error:
             return Outcome(kind="aside", stage="read", reason=f"a picture is missing: {error}")
         try:
@@ -233,9 +236,9 @@ class LocalRunner:
         unusable = outcome.kind == "error" or outcome.trail.raw is not None
         self._failures.append(unusable)
         failed, seen = sum(self._failures), len(self._failures)
-        if seen < self._settings.failure_window or self._stop_reason is not None:
+        if seen < self.settings.failure_window or self._stop_reason is not None:
             return
-        if failed > self._settings.max_failure_rate * seen:
+        if failed > self.settings.max_failure_rate * seen:
             self._stop_reason = (
                 f"stopped: {failed} of the last {seen} seeds failed, the last one with: "
                 f"{outcome.reason}. What was done is stored: put it right and run the same command "
