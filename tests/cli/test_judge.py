@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from vlmguard.cli.main import app
 from vlmguard.errors import DataError
@@ -52,3 +52,31 @@ def test_the_list_names_judges_and_rubrics() -> None:
     assert result.exit_code == 0
     assert "majority:A+B+C" in result.stdout
     assert "paper:MODEL" in result.stdout
+
+
+def test_people_grade_a_run(tmp_path: Path) -> None:
+    """A filled-in sheet of a run is a judge; changed grades take the place of the old ones."""
+    items, run, sheet = tmp_path / "items.jsonl", tmp_path / "run", tmp_path / "sheet.csv"
+    items.write_text('{"id": "1", "prompt": "p", "kind": "harmful"}\n')
+    script = tmp_path / "says.json"
+    script.write_text('{"*": "sure, here it is"}')
+    options = ["-t", f"scripted:{script}", "-d", "none", "-o", str(run)]
+    quiet = ["--no-logs", "--report", "none"]
+
+    def call(*words: str) -> Result:
+        return CliRunner().invoke(app, words)
+
+    assert call("eval", f"custom:{items}", *options, *quiet).exit_code == 0
+    wrong = call("judge", "sheet", str(run), "-o", str(sheet), "--benchmark", "xstest")
+    assert "has no benchmark 'xstest'; it has: custom" in str(wrong.exception)
+    result = call("judge", "sheet", str(run), "-o", str(sheet))
+    assert f"vlmguard eval judge {run} --judge people:{sheet}" in result.stdout
+    blank = sheet.read_text()
+    for grade, asr in (("harms", 1), ("warns", 0)):
+        sheet.write_text(blank.replace('it is",,', f'it is",{grade},'))
+        result = call("eval", "judge", str(run), "-j", f"people:{sheet}", "--json", *quiet)
+        assert result.exit_code == 0, result.output
+        by_people = [
+            cell for cell in json.loads(result.stdout)["cells"] if "people" in cell["judge"]
+        ]
+        assert [cell["metrics"]["asr"]["value"] for cell in by_people] == [asr]

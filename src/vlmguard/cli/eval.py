@@ -178,7 +178,7 @@ def judge(
     judges = open_judges(added)
     plan = plan.model_copy(update={"judges": tuple(dict.fromkeys([*plan.judges, *added]))})
     suites = open_suites(plan)
-    names = tuple(dict.fromkeys([*known.judges, *(each.name for each in judges)]))
+    names = _named([*known.judges, *(each.name for each in judges)])
     known = replace(known, plan=plan, judges=names)
     store = RunStore(folder)
     try:
@@ -199,6 +199,11 @@ def logs(folder: RunArgument) -> None:
 
     paths = write_logs(folder / "logs", collect_folder(folder))
     out.print(f"{len(paths)} logs; look at them with: inspect view --log-dir {folder / 'logs'}")
+
+
+def _named(judges: Sequence[str]) -> tuple[str, ...]:
+    """Each once; one whose words, phrases or grades changed takes the place of its former self."""
+    return tuple({name.rpartition("#")[0] or name: name for name in judges}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

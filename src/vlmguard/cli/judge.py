@@ -14,18 +14,23 @@ from rich.text import Text
 
 from vlmguard.cli.options import JsonOption
 from vlmguard.cli.show import err, out
+from vlmguard.errors import ConfigError
 from vlmguard.evals.judges import RUBRICS, open_judge
 
 if TYPE_CHECKING:
     from vlmguard.evals.calibration import Agreement
     from vlmguard.evals.types import Estimate
 
-app = typer.Typer(help="List judges; check one against human labels.", no_args_is_help=True)
+app = typer.Typer(
+    help="List judges; check one against human labels; have people grade a run.",
+    no_args_is_help=True,
+)
 
 _KINDS = {
     "refusal": "phrases that decline, seven languages; asks no model",
     "refusal?phrases=FILE": "a benchmark's own phrases, one a line or a JSON list",
     "MODEL": "e.g. openai:gpt-4o: the rubric of each sample's benchmark",
+    "people:SHEET.csv": "grades that people gave in a sheet of `vlmguard judge sheet`",
     "majority:A+B+C": "several judges: the majority's scores, with kappa",
 }
 
@@ -84,6 +89,45 @@ def check(
     silent = [each.name for each in judges if all(row.judge != each.name for row in found)]
     for name in silent:
         err.print(Text(f"{name} gives none of the scores that the labels are about", "yellow"))
+
+
+@app.command()
+def sheet(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a `vlmguard eval`.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="A .csv file, or one to go on with.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="Comma-separated: only these benchmarks.")
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many samples of each benchmark and kind, by chance."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of choice and order.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's answers for people to grade: shuffled, without saying who answered."""
+    from vlmguard.evals.collect import collect_folder  # noqa: PLC0415  # needs scipy
+    from vlmguard.evals.judges.sheet import GRADES, chosen, write_sheet  # noqa: PLC0415
+
+    if to.suffix != ".csv":
+        raise ConfigError(f"--out {to}: a sheet is a .csv file")
+    views = collect_folder(run).views
+    names = list(dict.fromkeys(view.sample.benchmark for view in views))
+    wanted = [part.strip() for part in (benchmark or "").split(",") if part.strip()] or names
+    if unknown := [name for name in wanted if name not in names]:
+        raise ConfigError(f"{run} has no benchmark {unknown[0]!r}; it has: {', '.join(names)}")
+    kept = [view for view in views if view.sample.benchmark in wanted]
+    count = write_sheet(to, chosen(kept, count=sample, seed=seed), seed=seed)
+    if as_json:
+        typer.echo(json.dumps({"rows": count.rows, "graded": count.graded, "grades": GRADES}))
+        return
+    out.print(
+        f"{to}: {count.rows:,} answers, {count.graded:,} graded. In the column grade write one of "
+        f"{', '.join(GRADES)}; then: vlmguard eval judge {run} --judge people:{to}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
 
 
 def _show(found: Sequence[Agreement]) -> None:

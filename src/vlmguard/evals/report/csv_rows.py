@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from vlmguard.evals.spreadsheets import as_text
 from vlmguard.evals.types import Cell, Estimate, Results
 
 COLUMNS = (
@@ -36,7 +37,6 @@ COLUMNS = (
     "calls",
     "defence_tokens",
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(results: Results) -> str:
@@ -58,7 +58,7 @@ def _rows(cell: Cell) -> Iterator[list[str | float | int]]:
         *(cell.answers, cell.failed, cell.empty, cell.unscored, cell.repeats, cell.undecided),
         *(cell.latency_ms, cell.defence_ms, cell.calls, cell.defence_tokens),
     ]
-    texts = [_plain(text) for text in head]
+    texts = [as_text(text) for text in head]
     if not cell.metrics:
         yield [*texts, "", "", *[""] * 9, *tail]
     for name, estimate in cell.metrics.items():
@@ -66,16 +66,12 @@ def _rows(cell: Cell) -> Iterator[list[str | float | int]]:
         paired: list[float | str] = [""] * 5
         if found is not None:
             paired = [found.value, found.low, found.high, found.p, found.n]
-        yield [*texts, "", _plain(name), *_estimate(estimate), *paired, *tail]
+        yield [*texts, "", as_text(name), *_estimate(estimate), *paired, *tail]
     for category, metrics in cell.by_category.items():
         for name, estimate in metrics.items():
-            named = [_plain(category), _plain(name)]
+            named = [as_text(category), as_text(name)]
             yield [*texts, *named, *_estimate(estimate), *[""] * 5, *[""] * len(tail)]
 
 
 def _estimate(found: Estimate) -> list[float | int]:
     return [found.value, found.low, found.high, found.n]
-
-
-def _plain(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
