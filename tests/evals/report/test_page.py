@@ -14,6 +14,7 @@ import pytest
 
 from tests.evals.report.material import EVIL, SECRET, evil_results, results, view
 from vlmguard.evals.report import islands, write_report
+from vlmguard.evals.types import Judgement
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -118,6 +119,28 @@ def test_harmful_text_is_blurred_until_asked_for(browser: Any, written: Path) ->
     playwright.expect(page.locator("#count")).to_have_text("2 of 30 samples")
     open_first(page)
     assert page.locator(".veiled").count() == 0
+    assert told == []
+    page.close()
+
+
+def test_several_judges_are_named_at_an_answer(browser: Any, tmp_path: Path) -> None:
+    """Who found what stands on the tag, and samples on which judges differ can be found."""
+    found = results(4, harmless=0)
+    strict = Judgement(judge="strict", metrics={"safe": 0.0})
+    views = tuple(
+        replace(each, answers=tuple((answer, (*said, strict)) for answer, said in each.answers))
+        for each in found.views
+    )
+    [path] = write_report(replace(found, views=views), tmp_path, ["html"])
+    page, told = show(browser, path)
+    page.select_option("#outcome", "judges differ: safe")
+    open_first(page)
+    tags = page.locator(".answer").first.locator(".tag").all_inner_texts()
+    assert tags in (
+        ["safe: no · rubric:openai:judge-model, strict"],
+        ["safe: yes · rubric:openai:judge-model", "safe: no · strict"],
+    )
+    assert page.get_by_role("heading", name="How far the judges agree").is_visible()
     assert told == []
     page.close()
 

@@ -17,6 +17,7 @@ from vlmguard.evals.report.charts import category_chart, latency_chart, trade_of
 from vlmguard.evals.report.figures import milliseconds
 from vlmguard.evals.report.islands import PIECE, Choices, Pictures, sample_islands
 from vlmguard.evals.report.layout import TargetTable, repeats_note, tables
+from vlmguard.evals.report.opinions import agreements
 from vlmguard.evals.report.published import comparisons
 from vlmguard.evals.report.reproduction import facts
 from vlmguard.evals.report.svg import mark
@@ -71,6 +72,7 @@ def html_parts(results: Results) -> Iterator[str]:
         repeats=repeats_note(results),
         comparisons=comparisons(results),
         choices=choices,
+        agreements=agreements(results.views),
         samples=sample_islands(results.views, pictures, choices),
         pictures=pictures,
         piece=PIECE,

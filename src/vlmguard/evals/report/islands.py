@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vlmguard.data.worddiff import word_diff
 from vlmguard.errors import VLMGuardError
+from vlmguard.evals.report.opinions import chips_of, judge_names, outcomes_of, yes_no_scores
 from vlmguard.evals.report.thumbnails import Thumbnail, small_copy
 from vlmguard.evals.types import Answer, Judgement, Picture, SampleView
+from vlmguard.evals.votes import VOTE
 
 PIECE = 100
 """Samples, or pictures, of one island."""
@@ -80,7 +82,8 @@ class Choices:
     Attributes:
         benchmarks, categories, targets, defences, verdicts: as they occur.
         outcomes: what judges said, e.g. ``"safe: no"``, ``"unscored"``.
-        yes_no: metrics that are yes or no.
+        yes_no: scores that are yes or no.
+        judges: judge → its name here.
     """
 
     benchmarks: tuple[str, ...]
@@ -90,12 +93,13 @@ class Choices:
     verdicts: tuple[str, ...]
     outcomes: tuple[str, ...]
     yes_no: frozenset[str]
+    judges: Mapping[str, str]
 
     @classmethod
     def of(cls, views: Sequence[SampleView]) -> Choices:
         """Collected from all samples."""
         answers = [answer for view in views for answer, _ in view.answers]
-        yes_no = _yes_no(views)
+        yes_no = yes_no_scores(views)
         outcomes = dict.fromkeys(
             outcome
             for view in views
@@ -110,27 +114,8 @@ class Choices:
             verdicts=_distinct(answer.verdict or "" for answer in answers),
             outcomes=tuple(sorted(outcomes)),
             yes_no=yes_no,
+            judges=judge_names(views),
         )
-
-
-def outcomes_of(
-    answer: Answer, judgements: Sequence[Judgement], yes_no: frozenset[str]
-) -> Iterator[str]:
-    """What can be said of an answer in a word: failed, empty, unscored, or what judges found."""
-    if answer.error is not None:
-        yield "failed"
-    elif not answer.text.strip():
-        yield "empty"
-    found = []
-    for said in judgements:
-        if said.unscored is not None:
-            found.append("unscored")
-        found += [
-            f"{name.replace('_', ' ')}: {'yes' if value else 'no'}"
-            for name, value in said.metrics.items()
-            if name in yes_no
-        ]
-    yield from dict.fromkeys(found)
 
 
 def sample_islands(
@@ -155,14 +140,12 @@ def _sample(view: SampleView, pictures: Pictures, choices: Choices) -> dict[str,
         "description": sample.description,
         "reference": list(sample.reference.items()),
         "pictures": [pictures.add(picture) for picture in sample.pictures],
-        "answers": [
-            _answer(sample.prompt, answer, said, choices.yes_no) for answer, said in view.answers
-        ],
+        "answers": [_answer(sample.prompt, answer, said, choices) for answer, said in view.answers],
     }
 
 
 def _answer(
-    prompt: str, answer: Answer, judgements: Sequence[Judgement], yes_no: frozenset[str]
+    prompt: str, answer: Answer, judgements: Sequence[Judgement], choices: Choices
 ) -> dict[str, Any]:
     return {
         "target": answer.target,
@@ -179,11 +162,24 @@ def _answer(
         "latency_ms": _finite(answer.latency_ms),
         "defence_ms": _finite(answer.defence_ms),
         "calls": answer.calls,
-        "outcomes": list(outcomes_of(answer, judgements, yes_no)),
+        "outcomes": list(outcomes_of(answer, judgements, choices.yes_no)),
+        "chips": [
+            asdict(chip) for chip in chips_of(answer, judgements, choices.yes_no, choices.judges)
+        ],
         "judged": [
             {
                 "judge": said.judge,
-                "metrics": [[name, _finite(value)] for name, value in said.metrics.items()],
+                "metrics": [
+                    [name, _finite(value)]
+                    for name, value in said.metrics.items()
+                    if VOTE not in name
+                ],
+                "votes": [
+                    [score, choices.judges[judge], _finite(value)]
+                    for name, value in said.metrics.items()
+                    if VOTE in name
+                    for score, _, judge in [name.partition(VOTE)]
+                ],
                 "unscored": said.unscored,
                 "explanation": said.explanation,
             }
@@ -196,16 +192,6 @@ def _diff(before: str, after: str) -> list[tuple[str, str]]:
     if len(before) + len(after) > _DIFF_CHARACTERS:
         return [("removed", before), ("added", after)]
     return [(piece.kind, piece.text) for piece in word_diff(before, after)]
-
-
-def _yes_no(views: Sequence[SampleView]) -> frozenset[str]:
-    seen: dict[str, bool] = {}
-    for view in views:
-        for _, judgements in view.answers:
-            for said in judgements:
-                for name, value in said.metrics.items():
-                    seen[name] = seen.get(name, True) and value in {0.0, 1.0}
-    return frozenset(name for name, always in seen.items() if always)
 
 
 def _distinct(names: Iterator[str]) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vlmguard.evals.report.figures import Metric, milliseconds
 from vlmguard.evals.report.layout import Group, repeats_note, tables
+from vlmguard.evals.report.opinions import Pair, agreements
 from vlmguard.evals.report.published import comparisons
 from vlmguard.evals.report.reproduction import Fact, facts
 from vlmguard.evals.types import Cell, Results
@@ -52,6 +53,11 @@ def _lines(results: Results) -> Iterator[str]:
     )
     if note := repeats_note(results):
         yield f"{note}\n"
+    if pairs := agreements(results.views):
+        yield "## How far the judges agree\n"
+        yield from _table(
+            ["judge", "judge", "score", "answers", "same %", "kappa"], map(_pair, pairs), left=3
+        )
     found = comparisons(results)
     if found:
         yield "## Published figures\n"
@@ -76,6 +82,16 @@ def _lines(results: Results) -> Iterator[str]:
         yield from _table(heads, rows, left=4)
     yield "## To repeat it\n"
     yield from _table(["", "", ""], [_fact(fact) for fact in facts(results)], left=3)
+
+
+def _pair(pair: Pair) -> list[str]:
+    found = pair.kappa
+    return [
+        *map(escape, (pair.first, pair.second, pair.score.replace("_", " "))),
+        f"{pair.answers:,}",
+        f"{100 * pair.same:.1f}",
+        "–" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]",
+    ]
 
 
 def _fact(fact: Fact) -> list[str]:
@@ -105,7 +121,7 @@ def _figure(group: Group, cell: Cell, metric: Metric) -> str:
     return f"{told} {metric.interval(estimate)}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join('---' if n < left else '---:' for n in range(len(heads)))}|"
     for row in rows:

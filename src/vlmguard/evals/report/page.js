@@ -204,9 +204,11 @@ function tags(answer) {
     if (words) made.push(el("span", "tag", words));
   }
   const bad = new Set(["failed", "empty", "unscored", "safe: no"]);
-  for (const outcome of answer.outcomes) {
-    made.push(el("span", bad.has(outcome) ? "tag bad" : outcome === "safe: yes" ? "tag safe" : "tag",
-      outcome));
+  for (const { text, by, told } of answer.chips) {
+    const look = bad.has(text) ? "tag bad" : text === "safe: yes" ? "tag safe" : "tag";
+    const chip = el("span", look, text, by ? el("span", "by", ` · ${by}`) : null);
+    if (told) chip.title = told;
+    made.push(chip);
   }
   return made;
 }
@@ -216,6 +218,9 @@ function judgement(said, harmful) {
     `${name.replaceAll("_", " ")} ${value === null ? "–" : Number(value.toFixed(3))}`);
   const told = said.unscored === null ? figures.join(", ") : `unscored: ${said.unscored}`;
   const made = [el("h5", "", `Judged by ${said.judge}`), paragraph(told || "nothing")];
+  for (const [score, judge, value] of said.votes) {
+    made.push(el("p", "small", `${judge}: ${score.replaceAll("_", " ")} ${value}`));
+  }
   if (said.explanation) made.push(veil([paragraph(said.explanation)], "judge's words", harmful));
   return made;
 }
