@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -19,8 +20,10 @@ import pytest
 from vlmguard.errors import AuditError, ConfigError
 from vlmguard.gateway import audit_sqlite
 from vlmguard.gateway.audit import (
+    AuditEntry,
     AuditQuery,
     AuditRecord,
+    LateUsage,
     audit_place,
     open_audit,
     open_reader,
@@ -108,6 +111,29 @@ async def test_content_is_dropped_unless_it_is_kept_by_choice(place: str) -> Non
     data = b"".join(path.read_bytes() for path in Path(place).parent.iterdir())
     for secret in (b"what they wrote", b"what it became", b"multimodal"):
         assert secret not in data
+
+
+async def test_tokens_that_come_later_complete_their_record(place: str) -> None:
+    """The only one of that request, whether it was written with them or long before."""
+    log = open_audit(place)
+    await log.record(RISKY)
+    late = Usage(prompt_tokens=9, completion_tokens=8)
+    other = LateUsage(request_id="req-2", usage=late)
+    await asyncio.gather(log.record(SAFE), log.add_usage(other))
+    await log.add_usage(LateUsage(request_id="of-nobody", usage=late))
+    reader = open_reader(place)
+    assert list(reader.records(AuditQuery())) == [
+        RISKY.without_content(),
+        replace(SAFE, usage=late),
+    ]
+    await log.add_usage(LateUsage(request_id="req-1", usage=late))
+    assert list(reader.added(AuditQuery())) == []
+    reader.close()
+    assert read(place, AuditQuery(request_id="req-1"))[0].usage == late
+    assert read(place, last=1) == [replace(SAFE, usage=late)]
+    await log.aclose()
+    with pytest.raises(AuditError, match="closed"):
+        await log.add_usage(other)
 
 
 async def test_times_are_kept_in_utc(place: str) -> None:
@@ -326,19 +352,22 @@ async def test_it_is_told_when_the_log_can_be_written_again(
     class Shaky(SqliteSink):
         full = True
 
-        def write(self, records: list[AuditRecord]) -> None:
+        def write(self, entries: Sequence[AuditEntry]) -> None:
             if self.full:
                 raise AuditError("the disk is full")
-            super().write(records)
+            super().write(entries)
 
     sink = Shaky(Path(place).with_suffix(".db"))
-    log = GroupedLog(sink, on_full="continue")
+    lost: list[int] = []
+    log = GroupedLog(sink, on_full="continue", on_lost=lost.append)
     with caplog.at_level(logging.WARNING, "vlmguard"):
         for _ in range(3):
             await log.record(SAFE)
+        await log.add_usage(LateUsage(request_id="req-2", usage=Usage()))  # no record of its own
         sink.full = False
         await log.record(RISKY)
     await log.aclose()
+    assert sum(lost) == 3
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "records are lost until the audit log can be written again: the disk is full",
@@ -406,6 +435,7 @@ async def test_old_records_are_deleted_in_the_background(place: str) -> None:
     recent = replace(SAFE, request_id="recent", time=now)
     log = open_audit(place)
     await asyncio.gather(*(log.record(record) for record in old))
+    await log.add_usage(LateUsage(request_id="old-7", usage=Usage(prompt_tokens=1)))
     await log.record(recent)
     reader = open_reader(place)
     assert len(list(reader.records(AuditQuery()))) == 1201

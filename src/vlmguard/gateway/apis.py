@@ -35,12 +35,14 @@ class Api:
         read: finds the conversations in a body.
         render: writes answers of our own.
         broken: the event that ends a stream whose target went away.
+        counts_on_request: the tokens of a stream are told only if ``stream_options`` asks for them.
     """
 
     path: str
     read: Callable[[Json, Collection[str]], Draft]
     render: Callable[[Heading], Renderer]
     broken: ErrorEvent
+    counts_on_request: bool = False
 
 
 APIS = (
@@ -49,6 +51,7 @@ APIS = (
         read=read_chat,
         render=ChatRenderer,
         broken=chat_error_event,
+        counts_on_request=True,
     ),
     Api(
         path="/v1/responses",
@@ -61,6 +64,7 @@ APIS = (
         read=read_completion,
         render=CompletionRenderer,
         broken=chat_error_event,
+        counts_on_request=True,
     ),
     Api(
         path="/v1/messages",

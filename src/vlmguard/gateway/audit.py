@@ -8,7 +8,7 @@ own, so the event loop never waits for the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,7 +57,8 @@ class AuditRecord:
             was only noted.
         latency_ms: step → milliseconds.
         streamed: the answer was streamed.
-        usage: tokens of the target, as it counted them.
+        usage: tokens of the target, as it counted them; those of a streamed answer are added when
+            it has ended.
         prompt, rewrite, report: content; dropped unless the operator keeps it.
     """
 
@@ -100,7 +101,7 @@ class AuditRecord:
         values["time"] = stamp(self.time)
         values["image_sha256s"] = list(self.image_sha256s)
         values["latency_ms"] = {step: round(ms, 3) for step, ms in self.latency_ms.items()}
-        values["usage"] = _fields(self.usage)
+        values["usage"] = usage_json(self.usage)
         values["report"] = None if self.report is None else _fields(self.report)
         return values
 
@@ -120,6 +121,28 @@ class AuditRecord:
         return cls(**given)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateUsage:
+    """The tokens of a streamed answer, whose record was committed before it began.
+
+    Attributes:
+        request_id: of the record that it belongs to.
+        usage: in place of the record's.
+    """
+
+    request_id: str
+    usage: Usage
+
+
+AuditEntry = AuditRecord | LateUsage
+"""What is written to a log."""
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    """Plain JSON values of token counts."""
+    return _fields(usage)
+
+
 def _fields(value: Usage | RiskReport) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
@@ -137,6 +160,14 @@ class AuditLog(Protocol):
 
         Raises:
             AuditError: it could not be, and the operator chose that requests fail then.
+        """
+        ...
+
+    async def add_usage(self, late: LateUsage) -> None:
+        """Complete a record; returns once that is committed.
+
+        Raises:
+            AuditError: as `record`.
         """
         ...
 
@@ -203,8 +234,8 @@ class AuditReader(Protocol):
 class Sink(Protocol):
     """One form of log: how a group of records is committed. `write` has one thread to itself."""
 
-    def write(self, records: list[AuditRecord]) -> None:
-        """Commit all of them, or none.
+    def write(self, entries: Sequence[AuditEntry]) -> None:
+        """Commit all of them, or none. A record comes before what completes it.
 
         Raises:
             AuditError: it could not be done.

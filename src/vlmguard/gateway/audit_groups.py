@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from vlmguard.errors import AuditError
-from vlmguard.gateway.audit import AuditRecord, OnFull, Sink
+from vlmguard.gateway.audit import AuditEntry, AuditRecord, LateUsage, OnFull, Sink
 
 _log = logging.getLogger(__name__)
 _GROUP = 1000
@@ -28,7 +28,7 @@ _TELL_EVERY_S = 60.0
 
 @dataclass(slots=True)
 class _Waiting:
-    record: AuditRecord
+    entry: AuditEntry
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -72,12 +72,17 @@ class GroupedLog:
 
     async def record(self, record: AuditRecord) -> None:
         """See `AuditLog.record`. A caller that is cancelled leaves the record to be written."""
+        await self._add(record if self._keep_content else record.without_content())
+
+    async def add_usage(self, late: LateUsage) -> None:
+        """See `AuditLog.add_usage`."""
+        await self._add(late)
+
+    async def _add(self, entry: AuditEntry) -> None:
         if self._closing.is_set():
             raise AuditError("the audit log is closed")
-        if not self._keep_content:
-            record = record.without_content()
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(record, loop, loop.create_future())
+        waiting = _Waiting(entry, loop, loop.create_future())
         self._queue.put(waiting)
         await waiting.done
 
@@ -114,7 +119,7 @@ class GroupedLog:
     def _write(self, group: list[_Waiting]) -> None:
         failure: AuditError | None = None
         try:
-            self._sink.write([waiting.record for waiting in group])
+            self._sink.write([waiting.entry for waiting in group])
         except AuditError as error:
             failure = error
         except Exception as error:  # noqa: BLE001  # whoever waits must hear of it
@@ -124,7 +129,7 @@ class GroupedLog:
                 return
             failure = AuditError(f"the audit log failed: {type(error).__name__}: {error}")
         if failure is not None and self._on_full == "continue":
-            self._lost(len(group), failure)
+            self._lost(sum(isinstance(one.entry, AuditRecord) for one in group), failure)
             failure = None
         elif failure is None and self._losing:
             self._losing = False

@@ -3,6 +3,9 @@
 A group of records is one append, flushed to the disk (``fsync``), under a lock that processes
 share, so lines never mix and half a line of a killed process spoils none after it. The file may be
 moved away (logrotate): the next group starts a new one.
+
+The tokens of a streamed answer come after its record, as a line of their own: ``stream_usage``,
+with the record's ``request_id``. `JsonlReader` puts the two together.
 """
 
 from __future__ import annotations
@@ -12,16 +15,26 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmguard.errors import AuditError
-from vlmguard.gateway.audit import AUDIT_VERSION, AuditQuery, AuditRecord
+from vlmguard.gateway.audit import (
+    AUDIT_VERSION,
+    AuditEntry,
+    AuditQuery,
+    AuditRecord,
+    LateUsage,
+    usage_json,
+)
 from vlmguard.models.lock import exclusive
+from vlmguard.types import Usage
+
+_STREAM_USAGE = "stream_usage"
 
 
 class JsonlSink:
@@ -41,9 +54,9 @@ class JsonlSink:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
 
-    def write(self, records: list[AuditRecord]) -> None:
+    def write(self, entries: Sequence[AuditEntry]) -> None:
         """See `Sink.write`."""
-        data = b"".join(_line(record) for record in records)
+        data = b"".join(_line(entry) for entry in entries)
         with _translated(self._path), self._locked():
             if not self._is_current():
                 os.close(self._descriptor)
@@ -119,9 +132,15 @@ class JsonlReader:
     def records(self, query: AuditQuery, *, last: int | None = None) -> Iterator[AuditRecord]:
         """See `AuditReader.records`."""
         self._file.seek(0)
+        late = self._late_usages()
+        self._file.seek(0)
         self._place = _Place()
-        found = filter(query.matches, self._read())
-        yield from found if last is None else deque(found, maxlen=last)
+        found: Iterable[AuditRecord] = filter(query.matches, self._read())
+        if last is not None:
+            found = deque(found, maxlen=last)
+        for record in found:
+            usage = late.get(record.request_id)
+            yield record if usage is None else replace(record, usage=usage)
 
     def added(self, query: AuditQuery) -> Iterator[AuditRecord]:
         """See `AuditReader.added`. Follows a file that was moved away to its successor."""
@@ -138,6 +157,19 @@ class JsonlReader:
         """See `AuditReader.close`."""
         self._file.close()
 
+    def _late_usages(self) -> dict[str, Usage]:
+        """Request → the tokens that were told after its record, from here to the end."""
+        found: dict[str, Usage] = {}
+        marked = f'"{_STREAM_USAGE}"'.encode()
+        for number, line in enumerate(self._file, start=1):
+            if marked not in line:
+                continue
+            with suppress(_Torn):
+                entry = _entry(line, self._path, number)
+                if isinstance(entry, LateUsage):
+                    found[entry.request_id] = entry.usage
+        return found
+
     def _read(self) -> Iterator[AuditRecord]:
         """Whole lines from where the last reading ended."""
         place = self._place
@@ -149,8 +181,10 @@ class JsonlReader:
                 return
             place.line += 1
             try:
-                record = _record(line, self._path, place.line)
+                record = _entry(line, self._path, place.line)
             except _Torn:
+                continue
+            if isinstance(record, LateUsage):
                 continue
             if place.since is not None and record.time <= place.since:
                 continue
@@ -177,13 +211,17 @@ class _Torn(Exception):
     """Half a line, left by a process that was killed before it was acknowledged."""
 
 
-def _line(record: AuditRecord) -> bytes:
-    values = {"v": AUDIT_VERSION, **record.to_json()}
+def _line(entry: AuditEntry) -> bytes:
+    values: dict[str, Any] = {"v": AUDIT_VERSION}
+    if isinstance(entry, LateUsage):
+        values |= {"request_id": entry.request_id, _STREAM_USAGE: usage_json(entry.usage)}
+    else:
+        values |= entry.to_json()
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "replace") + b"\n"
 
 
-def _record(line: bytes, path: Path, number: int) -> AuditRecord:
+def _entry(line: bytes, path: Path, number: int) -> AuditEntry:
     try:
         values: Any = json.loads(line)
     except ValueError:
@@ -198,6 +236,9 @@ def _record(line: bytes, path: Path, number: int) -> AuditRecord:
             f"{AUDIT_VERSION}); read it with that version"
         )
     try:
+        if _STREAM_USAGE in values:
+            usage = Usage(**values[_STREAM_USAGE])
+            return LateUsage(request_id=str(values["request_id"]), usage=usage)
         return AuditRecord.from_json(values)
     except (ValueError, KeyError, TypeError) as error:
         raise AuditError(f"{path}:{number}: the record is damaged: {error}") from error
@@ -212,10 +253,13 @@ def _recent(file: BinaryIO, before: datetime, path: Path) -> tuple[int, int]:
         if not line.endswith(b"\n"):
             return count, start
         try:
-            if _record(line, path, count + 1).time >= before:
-                return count, start
+            entry = _entry(line, path, count + 1)
         except _Torn:
             continue
+        if isinstance(entry, LateUsage):
+            continue
+        if entry.time >= before:
+            return count, start
         count += 1
 
 

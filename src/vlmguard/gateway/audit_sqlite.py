@@ -9,14 +9,22 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import AuditError
-from vlmguard.gateway.audit import AUDIT_VERSION, AuditQuery, AuditRecord, stamp
+from vlmguard.gateway.audit import (
+    AUDIT_VERSION,
+    AuditEntry,
+    AuditQuery,
+    AuditRecord,
+    LateUsage,
+    stamp,
+    usage_json,
+)
 from vlmguard.models.lock import exclusive
 
 _APPLICATION = 0x564C4D41  # "VLMA" in the file's header
@@ -61,6 +69,7 @@ _AS_JSON = ("image_sha256s", "latency_ms", "usage", "report")
 _AS_BOOL = ("changed", "streamed")
 _NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
 _INSERT = f"INSERT INTO decisions ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_COMPLETE = "UPDATE decisions SET usage = ? WHERE request_id = ?"
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE decisions (
@@ -100,13 +109,19 @@ class SqliteSink:
                     self._db.close()
                     raise
 
-    def write(self, records: list[AuditRecord]) -> None:
+    def write(self, entries: Sequence[AuditEntry]) -> None:
         """See `Sink.write`."""
-        rows = [_row(record) for record in records]
+        rows = [_row(entry) for entry in entries if isinstance(entry, AuditRecord)]
+        late = [
+            (json.dumps(usage_json(entry.usage)), entry.request_id)
+            for entry in entries
+            if isinstance(entry, LateUsage)
+        ]
         with _translated(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(_INSERT, rows)
+                self._db.executemany(_COMPLETE, late)
                 self._db.execute("COMMIT")
             except sqlite3.Error:
                 if self._db.in_transaction:

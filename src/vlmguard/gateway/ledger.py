@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmguard.errors import AuditError, VLMGuardError
-from vlmguard.gateway.audit import AuditLog, AuditRecord
+from vlmguard.gateway.audit import AuditLog, AuditRecord, LateUsage
 from vlmguard.gateway.calls import Call
 from vlmguard.gateway.errors import ApiError
 from vlmguard.gateway.guarding import Decision
@@ -35,7 +35,9 @@ class Entry:
         decision: once there is one.
         failure: why there is none.
         shadow: the decision that is only noted, when there is to be one.
-        usage: tokens of the target, where they are known before its answer is sent on.
+        usage: tokens of the target, once they are known.
+        noted: `Ledger.note` was called.
+        recorded: its record is on the way into the audit log, with what was known then.
     """
 
     call: Call
@@ -47,6 +49,7 @@ class Entry:
     shadow: asyncio.Task[Decision] | None = None
     usage: Usage = field(default_factory=Usage)
     noted: bool = False
+    recorded: bool = False
 
 
 class Ledger:
@@ -82,6 +85,20 @@ class Ledger:
             return
         await self._write(entry, status, None)
 
+    def finish(self, entry: Entry, usage: Usage) -> None:
+        """Note the tokens of an answer that has ended; its record may have been committed before.
+
+        Args:
+            entry: was noted.
+            usage: as the target counted; nothing where it did not.
+        """
+        self._metrics.tokens("target", usage)
+        if usage == entry.usage:
+            return
+        entry.usage = usage
+        if entry.recorded and self._audit is not None:
+            self.later(self._add_usage(self._audit, entry.call.id, usage))
+
     def later(self, work: Any) -> None:
         """Do something beside the request; `aclose` waits for it."""
         task = asyncio.ensure_future(work)
@@ -113,6 +130,13 @@ class Ledger:
         except ApiError:
             _log.exception("a request with a shadow decision is missing in the audit log")
 
+    async def _add_usage(self, audit: AuditLog, request_id: str, usage: Usage) -> None:
+        try:
+            await audit.add_usage(LateUsage(request_id=request_id, usage=usage))
+        except AuditError as error:  # the record itself is there
+            self._metrics.failure("audit", error)
+            _log.error("the tokens of a stream are missing in the audit log: %s", error)
+
     async def _write(self, entry: Entry, status: int, shadow: Decision | None) -> None:
         decision = entry.decision
         if entry.mode == "shadow":
@@ -126,6 +150,7 @@ class Ledger:
                 self._metrics.step(step, spent / 1000)
         if self._audit is None:
             return
+        entry.recorded = True
         try:
             await self._audit.record(audit_record(entry, status, decision, shadow))
         except AuditError as error:

@@ -11,17 +11,20 @@ import orjson
 from vlmguard.errors import VLMGuardError
 from vlmguard.gateway.apis import Api
 from vlmguard.gateway.calls import EVENTS, Call
-from vlmguard.gateway.drafts import (
-    Draft,
-    Json,
-)
+from vlmguard.gateway.drafts import Draft, Json
 from vlmguard.gateway.errors import ApiError, as_api_error
 from vlmguard.gateway.gateway import Gateway
 from vlmguard.gateway.guarding import Decision, decide
 from vlmguard.gateway.inprocess import InProcess, one_chat
 from vlmguard.gateway.ledger import GONE, Entry, decision_headers, failure_of, report_of
 from vlmguard.gateway.render import Heading
-from vlmguard.gateway.streaming import Ready, relay, report_comment, with_report
+from vlmguard.gateway.streaming import (
+    Ready,
+    ask_for_usage,
+    relay,
+    report_comment,
+    with_report,
+)
 from vlmguard.gateway.upstream import Upstream
 from vlmguard.types import Chat, Usage
 
@@ -92,7 +95,10 @@ class Guarded:
         if decision.refusal is not None:
             await self._refuse(entry, draft, decision.refusal, report)
         elif isinstance(gateway.target, Upstream):
-            await self._forward(entry, gateway.target, orjson.dumps(draft.body), report)
+            hide = self._count_stream(draft.body)
+            await self._forward(
+                entry, gateway.target, orjson.dumps(draft.body), report, hide_usage=hide
+            )
         else:
             await self._generate(entry, gateway.target, draft, list(decision.chats), report)
 
@@ -106,10 +112,12 @@ class Guarded:
             source = (call.key.policy if call.key else None) or gateway.settings.policy
             entry.shadow = self._shadow(raw, source)
         if isinstance(gateway.target, Upstream):
-            if self._must_name(body):
+            hide, name = self._count_stream(body), self._must_name(body)
+            if name:
                 body["model"] = self._target_model(body)
+            if hide or name:
                 raw = orjson.dumps(body)
-            await self._forward(entry, gateway.target, raw, None)
+            await self._forward(entry, gateway.target, raw, None, hide_usage=hide)
             return
         draft = self._api.read(body, gateway.settings.allow_uninspected)
         images = await gateway.pictures.load(draft.pictures, most=16)
@@ -117,7 +125,13 @@ class Guarded:
         await self._generate(entry, gateway.target, draft, chats, None)
 
     async def _forward(
-        self, entry: Entry, target: Upstream, data: bytes, report: dict[str, Any] | None
+        self,
+        entry: Entry,
+        target: Upstream,
+        data: bytes,
+        report: dict[str, Any] | None,
+        *,
+        hide_usage: bool,
     ) -> None:
         gateway, call = self._gateway, entry.call
         start = time.perf_counter()
@@ -133,8 +147,9 @@ class Guarded:
                 broken=self._api.broken,
                 ready=self._ready(entry, response.status),
                 report=report,
+                hide_usage=hide_usage,
             )
-            gateway.metrics.tokens("target", usage)
+            gateway.ledger.finish(entry, usage)
         finally:
             response.close()  # a response that was read has given its connection back already
 
@@ -172,7 +187,7 @@ class Guarded:
             ready=self._ready(entry, 200),
             report=report,
         )
-        self._gateway.metrics.tokens("target", usage)
+        self._gateway.ledger.finish(entry, usage)
 
     def _ready(self, entry: Entry, status: int) -> Ready:
         """Notes the request once its answer is about to begin."""
@@ -203,6 +218,11 @@ class Guarded:
             model=draft.model or self._gateway.target.model,
             usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
         )
+
+    def _count_stream(self, body: Json) -> bool:
+        """Ask for a stream's tokens where the operator wants them; whether to hide the answer."""
+        wanted = self._gateway.settings.stream_usage and self._api.counts_on_request
+        return wanted and ask_for_usage(body)
 
     def _wants_report(self, call: Call) -> bool:
         asked = call.headers.get(b"x-vlmguard-report", b"").lower()

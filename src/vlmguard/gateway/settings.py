@@ -40,6 +40,8 @@ class Settings(BaseModel):
         redis: URL of a Redis for decisions and rate limits of all workers.
         cache_size: decisions that each worker remembers, for each policy.
         report: add the decision to every answer, as if each request asked for it.
+        stream_usage: ask the target to count the tokens of streams whose clients did not ask, for
+            the audit log and the numbers; those clients do not see the chunk that tells them.
         model_names: model as clients name it → as the target does.
         force_model: always send the model of ``target``, whatever the client names.
         allow_routes: further routes to pass on unguarded: ``/v1/files``, ``POST /v1/audio/*``.
@@ -78,6 +80,7 @@ class Settings(BaseModel):
     redis: str | None = None
     cache_size: Annotated[int, Field(ge=0)] = 4096
     report: bool = False
+    stream_usage: bool = False
     model_names: dict[str, str] = Field(default_factory=dict)
     force_model: bool = False
     allow_routes: tuple[str, ...] = ()

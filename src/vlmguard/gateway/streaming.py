@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ _HELD = 1024 * 1024
 _OK = 200
 _USAGE = b'"usage"'
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_EVENT = re.compile(rb".+?(?:\n\n|\r\n\r\n|\r\r|\Z)", re.DOTALL)
 
 ErrorEvent = Callable[[ApiError], bytes]
 Ready = Callable[[Usage], Awaitable[None]]
@@ -36,6 +38,7 @@ async def relay(
     broken: ErrorEvent,
     ready: Ready,
     report: dict[str, Any] | None = None,
+    hide_usage: bool = False,
 ) -> Usage:
     """Send the target's response to the client. The caller closes it.
 
@@ -45,6 +48,7 @@ async def relay(
         broken: the event that ends a stream whose target went away.
         ready: called before the first byte; what it raises is told instead of the answer.
         report: to add to the answer.
+        hide_usage: leave out the chunk that tells a stream's tokens, for which only we asked.
 
     Returns:
         The tokens that the target counted.
@@ -64,7 +68,9 @@ async def relay(
         return usage
     await ready(Usage())
     if kind == "text/event-stream":
-        return await _relay_events(call, response, broken=broken, report=report)
+        return await _relay_events(
+            call, response, broken=broken, report=report, hide_usage=hide_usage
+        )
     await _relay_pieces(call, response)
     return Usage()
 
@@ -115,6 +121,7 @@ async def _relay_events(
     *,
     broken: ErrorEvent,
     report: dict[str, Any] | None,
+    hide_usage: bool,
 ) -> Usage:
     """Whole events, each as soon as its last byte is here.
 
@@ -123,22 +130,20 @@ async def _relay_events(
     """
     headers = [one for one in headers_back(response) if one[0] != b"content-length"]
     await call.start(response.status, headers)
-    held, counted = b"", b""
+    held, first, latest = b"", b"", b""  # the events that told of tokens first, and last
     try:
         async for chunk in response.content.iter_any():
             data = held + chunk if held else chunk
-            if _USAGE in data:
-                counted = data
-            if data.endswith(_ENDS):
-                held = b""
-                await call.more(data)
-                continue
-            cut = _last_end(data)
-            held = data[cut:]
-            if len(held) > _HELD:
-                cut, held = len(data), b""
-            if cut:
-                await call.more(data[:cut])
+            cut = len(data) if data.endswith(_ENDS) else _last_end(data)
+            if len(data) - cut > _HELD:
+                cut = len(data)
+            held, whole = data[cut:], data[:cut]
+            if _USAGE in whole:
+                first, latest = first or whole, whole
+                if hide_usage:
+                    whole = without_usage(whole)
+            if whole:
+                await call.more(whole)
     except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
         _log.warning("the target broke off in the middle of a stream: %s", type(error).__name__)
         slow = isinstance(error, TimeoutError)
@@ -150,9 +155,11 @@ async def _relay_events(
             code="target_timeout" if slow else "target_broke_off",
         )
         await call.end(broken(told))
-        return usage_in_events(counted)
-    await call.end(held + (report_comment(report) if report is not None else b""))
-    return usage_in_events(counted)
+        return usage_in_events(first, latest)
+    latest = held if _USAGE in held else latest
+    last = without_usage(held) if hide_usage else held
+    await call.end(last + (report_comment(report) if report is not None else b""))
+    return usage_in_events(first, latest)
 
 
 def _last_end(data: bytes) -> int:
@@ -160,14 +167,58 @@ def _last_end(data: bytes) -> int:
     return max(at + len(mark) if (at := data.rfind(mark)) >= 0 else 0 for mark in _ENDS)
 
 
-def usage_in_events(data: bytes) -> Usage:
-    """The tokens that the last of some events tell."""
-    for line in reversed(data.splitlines()):
-        if _USAGE in line:
-            usage = usage_in(line.partition(b":")[2])
-            if usage != Usage():
-                return usage
-    return Usage()
+def ask_for_usage(body: dict[str, Any]) -> bool:
+    """Have the target tell a stream's tokens at its end.
+
+    Args:
+        body: of chat completions or completions; changed in place.
+
+    Returns:
+        Whether only we ask, and the client is not to see the chunk that tells them.
+    """
+    options = body.get("stream_options")
+    if body.get("stream") is not True or not (options is None or isinstance(options, dict)):
+        return False
+    if options is not None and options.get("include_usage") is True:
+        return False
+    body["stream_options"] = {**(options or {}), "include_usage": True}
+    return True
+
+
+def without_usage(events: bytes) -> bytes:
+    """Events of a stream, less the chunk that tells nothing but its tokens."""
+    return b"".join(event for event in _EVENT.findall(events) if not _only_tells_usage(event))
+
+
+def _only_tells_usage(event: bytes) -> bool:
+    if _USAGE not in event:
+        return False
+    lines = [line for line in event.splitlines() if line.startswith(b"data:")]
+    try:
+        body = orjson.loads(b"".join(line.removeprefix(b"data:") for line in lines))
+    except orjson.JSONDecodeError:
+        return False
+    return (
+        isinstance(body, dict) and body.get("choices") == [] and isinstance(body.get("usage"), dict)
+    )
+
+
+def usage_in_events(*events: bytes) -> Usage:
+    """The tokens that events of a stream tell: of each kind the most, since they count up.
+
+    Anthropic's streams tell of the prompt in the first event and of the answer in the last.
+    """
+    told = [
+        usage_in(line.partition(b":")[2])
+        for data in events
+        for line in data.splitlines()
+        if _USAGE in line
+    ]
+    return Usage(
+        prompt_tokens=max((usage.prompt_tokens for usage in told), default=0),
+        completion_tokens=max((usage.completion_tokens for usage in told), default=0),
+        cached_tokens=max((usage.cached_tokens for usage in told), default=0),
+    )
 
 
 def usage_in(data: bytes) -> Usage:
@@ -184,9 +235,14 @@ def usage_in(data: bytes) -> Usage:
     told = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(told, dict):
         return Usage()
+    details = [told.get("prompt_tokens_details"), told.get("input_tokens_details")]
     return Usage(
         prompt_tokens=_count(told, "prompt_tokens", "input_tokens"),
         completion_tokens=_count(told, "completion_tokens", "output_tokens"),
+        cached_tokens=next(
+            (_count(one, "cached_tokens") for one in details if isinstance(one, dict)),
+            _count(told, "cache_read_input_tokens"),
+        ),
     )
 
 
