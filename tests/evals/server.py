@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,11 +19,13 @@ class Scripted:
     Attributes:
         url: base URL.
         asked: text of the last message of every answered request, in order.
+        bodies: those requests whole.
         delay_s: before every answer.
     """
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
     delay_s: float = 0.0
 
     def spec(self, model: str = "brain") -> str:
@@ -51,8 +53,15 @@ def _text(content: Any) -> str:
 
 
 @contextmanager
-def scripted_server(delay_s: float = 0.0) -> Iterator[Scripted]:
-    """Serve while in the context."""
+def scripted_server(
+    delay_s: float = 0.0, says: Callable[[dict[str, Any]], str] | None = None
+) -> Iterator[Scripted]:
+    """Serve while in the context.
+
+    Args:
+        delay_s: before every answer.
+        says: request → answer; without it, `answer` decides by the text.
+    """
     state = Scripted(delay_s=delay_s)
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,7 +71,7 @@ def scripted_server(delay_s: float = 0.0) -> Iterator[Scripted]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             text = _text(body["messages"][-1]["content"])
             time.sleep(state.delay_s)
-            status, said = answer(text)
+            status, said = answer(text) if says is None else (200, says(body))
             told: dict[str, Any] = {
                 "model": body["model"],
                 "choices": [
@@ -82,6 +91,7 @@ def scripted_server(delay_s: float = 0.0) -> Iterator[Scripted]:
                 told = {"error": {"message": said}}
             payload = json.dumps(told).encode()
             state.asked.append(text)
+            state.bodies.append(body)
             try:
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
