@@ -106,6 +106,8 @@ def test_dry_run_costs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--map", "prompt=nothing"), DataError, "columns found: prompt, chosen"),
         (("--map", "what"), ConfigError, "field=column"),
         (("-s", "missing.jsonl"), DataError, "no such file"),
+        (("--ray-gpus", "1"), ConfigError, "--runner ray only"),
+        (("--judge", "vllm:org/m", "--runner", "ray"), ConfigError, "--ray-gpus 1"),
     ],
 )
 def test_wrong_use(

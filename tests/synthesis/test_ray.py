@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
+import json
 import os
 import pickle
 import signal
@@ -353,14 +354,19 @@ class Stage:
     local: Path
     calls: int
 
-    def begin(self, out: Path, *options: str, spec: str = "") -> subprocess.Popen[bytes]:
+    def begin(
+        self, out: Path, *options: str, spec: str = "", **environment: str
+    ) -> subprocess.Popen[bytes]:
         model = spec or self.server.spec
         given = ["-s", self.pairs, "--reasoner", model, "--target", model, "-o", out, "-c", "8"]
         return subprocess.Popen(
             [sys.executable, "-m", "vlmguard.cli.main", "synth", "run", *map(str, given), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | ({"RAY_AUTH_MODE": "token"} if "--ray-address" in options else {}),
+            start_new_session=True,
+            env=os.environ
+            | ({"RAY_AUTH_MODE": "token"} if "--ray-address" in options else {})
+            | environment,
         )
 
     def wait_for_calls(self, count: int, process: subprocess.Popen[bytes]) -> None:
@@ -402,6 +408,29 @@ def outcomes(out: Path) -> list[str]:
         store.close()
 
 
+def stopped_in_order(stage: Stage, begun: int, process: subprocess.Popen[bytes], out: Path) -> None:
+    """Every answer is stored, and the local runner asks for the rest, and for nothing twice."""
+    said = end(process, 130)
+    assert "Run the same command again" in said
+    assert "not waited for" not in said
+    answered = stage.server.answers()[begun:]
+    assert len(answered) < stage.calls
+    assert set(answered) == stored_answers(out)
+    end(stage.begin(out))
+    assert contents(out) == contents(stage.local)
+    assert stage.server.count() == begun + stage.calls
+
+
+def kinds(out: Path) -> list[tuple[str, str]]:
+    """Kind and last stage of every outcome, in order."""
+    store = Store(store_path(out), read_only=True)
+    try:
+        ended = store.outcomes(KINDS, total=1000)
+        return [(one.outcome.kind, one.outcome.stage) for one in ended]
+    finally:
+        store.close()
+
+
 class TestOnRay:
     """One process a test: Ray is started by the command, as a user has it."""
 
@@ -437,6 +466,33 @@ class TestOnRay:
         end(stage.begin(tmp_path, "--runner", second))
         assert not stored & set(stage.server.answers()[asked:])
         assert contents(tmp_path) == contents(stage.local)
+
+    def test_ctrl_c(self, stage: Stage, tmp_path: Path) -> None:
+        """A terminal's Ctrl-C, which goes to all processes of the command: the same."""
+        begun = stage.server.count()
+        process = stage.begin(tmp_path, "--runner", "ray")
+        stage.wait_for_calls(begun + stage.calls // 3, process)
+        os.killpg(process.pid, signal.SIGINT)
+        stopped_in_order(stage, begun, process, tmp_path)
+
+    def test_a_model_in_each_worker(self, stage: Stage, tmp_path: Path) -> None:
+        """``vllm:`` (its stand-in) is loaded by the two workers, and by nobody else."""
+        log = tmp_path / "loaded"
+        root = Path(__file__).parents[2]
+        process = stage.begin(
+            tmp_path / "out",
+            *("--runner", "ray", "--ray-gpus", "0"),
+            spec="vllm:org/model?dtype=bfloat16",
+            PYTHONPATH=f"{root / 'tests' / 'engines' / 'vllm_fake'}{os.pathsep}{root}",
+            VLLM_FAKE_LOG=str(log),
+        )
+        end(process)
+        loaded = [json.loads(line) for line in log.read_text().splitlines()]
+        assert len({pid for pid, *_ in loaded} - {process.pid}) == len(loaded) == 2
+        assert {(model, given["dtype"]) for _, model, given in loaded} == {
+            ("org/model", "bfloat16")
+        }
+        assert kinds(tmp_path / "out") == kinds(stage.local)
 
 
 @pytest.fixture(scope="module")
@@ -481,19 +537,12 @@ class TestOnACluster:
             assert contents(out) == contents(stage.local)
 
     def test_ctrl_c(self, stage: Stage, cluster: str, tmp_path: Path) -> None:
-        """It exits with 130; the local runner goes on, and asks again what was in flight."""
+        """It exits with 130, every answer stored; the local runner goes on and asks for the rest."""
         begun = stage.server.count()
         process = stage.begin(tmp_path, "--runner", "ray", "--ray-address", cluster)
         stage.wait_for_calls(begun + stage.calls // 3, process)
         os.kill(process.pid, signal.SIGINT)
-        assert "Run the same command again" in end(process, 130)
-        answered = stage.server.answers()[begun:]
-        lost = set(answered) - stored_answers(tmp_path)
-        assert stored_answers(tmp_path) <= set(answered)
-        assert len(lost) <= 8  # the calls that are in flight at once
-        end(stage.begin(tmp_path))
-        assert contents(tmp_path) == contents(stage.local)
-        assert stage.server.count() == begun + stage.calls + len(lost)
+        stopped_in_order(stage, begun, process, tmp_path)
 
     def test_too_few(self, stage: Stage, cluster: str, tmp_path: Path) -> None:
         """CPUs or GPUs: told at once, and not waited for."""

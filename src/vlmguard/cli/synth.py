@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -130,8 +131,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Turn seeds into a training set; killed or stopped, the same command goes on where it was."""
-    on_ray = _cluster(runner, ray_address, ray_workers, ray_gpus)
     models = {"reasoner": reasoner, "target": target, "judge": judge or reasoner}
+    on_ray = _cluster(runner, ray_address, ray_workers, ray_gpus, models)
     limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
     perceiver = open_perceiver(detectors)
     plan = Plan(
@@ -201,10 +202,20 @@ def _detectors(wanted: str | None) -> tuple[str, ...]:
 
 
 def _cluster(
-    runner: Runner, address: str | None, workers: int | None, gpus: float | None
+    runner: Runner,
+    address: str | None,
+    workers: int | None,
+    gpus: float | None,
+    models: Mapping[str, str],
 ) -> RayCluster | None:
     """The cluster that the options name; ``None`` for the local runner."""
     if runner is Runner.RAY:
+        for model in models.values():
+            if gpus is None and model.startswith("vllm:"):
+                raise ConfigError(
+                    f"{model} runs in the Ray workers: say how many GPUs each of them gets, "
+                    "e.g. --ray-gpus 1"
+                )
         return RayCluster(address=address, workers=workers or 2, gpus=gpus or 0.0)
     given = {"--ray-address": address, "--ray-workers": workers, "--ray-gpus": gpus}
     for option, value in given.items():

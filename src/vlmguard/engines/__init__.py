@@ -19,6 +19,7 @@ ENGINES = Registry(
         "openai": "vlmguard.engines.openai:open_openai",
         "hf": "vlmguard.engines.transformers:open_transformers",
         "scripted": "vlmguard.engines.scripted:open_scripted",
+        "vllm": "vlmguard.engines.vllm:open_vllm",
     },
     group="vlmguard.engines",
 )

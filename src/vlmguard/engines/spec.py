@@ -7,6 +7,7 @@ environment.
     llamacpp:/path/model.gguf?mmproj=/path/mmproj.gguf&adapter=/path/lora.gguf
     openai:MODEL@http://host:8000/v1?timeout=60
     hf:org/model                            or hf:/path/to/folder
+    vllm:org/model?max_model_len=16384      or vllm:/path/to/folder
     scripted:answers.json
 """
 
