@@ -86,6 +86,16 @@ def uninspected(param: str, what: str) -> ApiError:
     )
 
 
+def route_not_allowed(method: str, path: str, fix: str) -> ApiError:
+    """A 404 for a route that could lead to the model past the guard."""
+    return ApiError(
+        404,
+        f"{method} {path:.200} is not served here: only what the guard can review is passed on. "
+        f"{fix}",
+        code="route_not_allowed",
+    )
+
+
 def guard_failed(error: Exception) -> ApiError:
     """The guard could not decide, and the policy is closed.
 

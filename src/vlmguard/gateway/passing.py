@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from vlmguard.gateway.calls import Call
-from vlmguard.gateway.errors import ApiError
+from vlmguard.gateway.errors import ApiError, route_not_allowed
 from vlmguard.gateway.gateway import Gateway
 from vlmguard.gateway.inprocess import InProcess
 from vlmguard.gateway.streaming import relay
@@ -67,12 +67,7 @@ class Passed:
 def not_found(call: Call) -> ApiError:
     """A route that is not passed on."""
     path = str(call.scope["path"])
-    return ApiError(
-        404,
-        f"{call.method} {path:.200} is not served here: only what the guard can review is passed "
-        "on. The operator can add routes with --allow-route",
-        code="route_not_allowed",
-    )
+    return route_not_allowed(call.method, path, "The operator can add routes with --allow-route")
 
 
 async def _nothing(_usage: Usage) -> None:

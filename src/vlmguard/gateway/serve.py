@@ -11,10 +11,12 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 
 from vlmguard.errors import ConfigError, MissingExtra
-from vlmguard.gateway.app import SETTINGS_VARIABLE, create_app
+from vlmguard.gateway.app import SETTINGS_VARIABLE, create_app, from_environment
 from vlmguard.gateway.gateway import Gateway
 from vlmguard.gateway.logs import set_up_logs
 from vlmguard.gateway.protocol import protocol_with
@@ -95,7 +97,7 @@ def serve(
         return
     asyncio.run(gateway.aclose())
     with _for_workers(settings):
-        config = make_config(settings, "vlmguard.gateway.app:from_environment")
+        config = make_config(settings, f"{__name__}:worker_app")
         _Workers(config, sockets=[bound]).run()
 
 
@@ -125,8 +127,52 @@ def make_config(settings: Settings, app: object) -> uvicorn.Config:
     )
 
 
+def worker_app() -> Starlette:
+    """The application in a worker, whose server takes a Ctrl-C from here on.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return from_environment()
+
+
 class _Workers(Multiprocess):
     """Processes that share a socket; SIGHUP goes on to them, who read their policies again."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._interrupted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            KeyboardInterrupt: by a Ctrl-C, once all workers have ended.
+        """
+        super().run()
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def init_processes(self) -> None:
+        # Workers inherit the mask. A Ctrl-C, which reaches all processes of a terminal, would end
+        # those that are still importing with a traceback each.
+        resource_tracker.ensure_running()  # once it runs, starting a process leaves the mask alone
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().init_processes()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._interrupted |= number == signal.SIGINT
+        self.should_exit.set()
+        for process in self.processes:
+            # Whoever waits for a worker that is still starting has this for its answer.
+            with contextlib.suppress(OSError):
+                process.child_conn.send(True)  # noqa: FBT003  # the worker's answer to a ping
 
     def handle_hup(self) -> None:
         for process in self.processes:

@@ -10,21 +10,15 @@ import orjson
 
 from vlmguard.errors import VLMGuardError
 from vlmguard.gateway.apis import Api
-from vlmguard.gateway.calls import EVENTS, Call
+from vlmguard.gateway.calls import Call
 from vlmguard.gateway.drafts import Draft, Json
 from vlmguard.gateway.errors import ApiError, as_api_error
 from vlmguard.gateway.gateway import Gateway
 from vlmguard.gateway.guarding import Decision, decide
 from vlmguard.gateway.inprocess import InProcess, one_chat
 from vlmguard.gateway.ledger import GONE, Entry, decision_headers, failure_of, report_of
-from vlmguard.gateway.render import Heading
-from vlmguard.gateway.streaming import (
-    Ready,
-    ask_for_usage,
-    relay,
-    report_comment,
-    with_report,
-)
+from vlmguard.gateway.refusing import heading_of, refuse
+from vlmguard.gateway.streaming import Ready, ask_for_usage, relay
 from vlmguard.gateway.upstream import Upstream
 from vlmguard.types import Chat, Usage
 
@@ -93,7 +87,9 @@ class Guarded:
             entry.shadow = self._shadow(raw, gateway.settings.shadow_policy)
         report = report_of(decision, call) if self._wants_report(call) else None
         if decision.refusal is not None:
-            await self._refuse(entry, draft, decision.refusal, report)
+            await gateway.ledger.note(entry, 200)
+            model = gateway.target.model
+            await refuse(call, self._api, draft, decision.refusal, model=model, report=report)
         elif isinstance(gateway.target, Upstream):
             hide = self._count_stream(draft.body)
             await self._forward(
@@ -153,22 +149,6 @@ class Guarded:
         finally:
             response.close()  # a response that was read has given its connection back already
 
-    async def _refuse(
-        self, entry: Entry, draft: Draft, text: str, report: dict[str, Any] | None
-    ) -> None:
-        """The policy's answer in place of the target's."""
-        call = entry.call
-        await self._gateway.ledger.note(entry, 200)
-        renderer = self._api.render(self._heading(call, draft))
-        if not draft.stream:
-            data = renderer.whole(text, "stop", Usage())
-            await call.answer(200, data if report is None else with_report(data, report))
-            return
-        last = b"" if report is None else report_comment(report)
-        await call.start(200, [(b"content-type", EVENTS)])
-        events = renderer.opening() + renderer.piece(text) + renderer.closing("stop", Usage())
-        await call.end(events + last)
-
     async def _generate(
         self,
         entry: Entry,
@@ -182,7 +162,7 @@ class Guarded:
             call,
             draft,
             one_chat(chats),
-            self._api.render(self._heading(call, draft)),
+            self._api.render(heading_of(call, draft, model=target.model)),
             broken=self._api.broken,
             ready=self._ready(entry, 200),
             report=report,
@@ -209,15 +189,6 @@ class Guarded:
             return await decide(draft, gateway.policies.get(source), gateway.pictures)
 
         return asyncio.ensure_future(judge())
-
-    def _heading(self, call: Call, draft: Draft) -> Heading:
-        options = draft.body.get("stream_options")
-        return Heading(
-            id=call.id,
-            created=int(call.came.timestamp()),
-            model=draft.model or self._gateway.target.model,
-            usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
-        )
 
     def _count_stream(self, body: Json) -> bool:
         """Ask for a stream's tokens where the operator wants them; whether to hide the answer."""

@@ -137,15 +137,16 @@ def load_settings(path: Path | None, given: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'the settings'}: {_told(error)}") from None
+        raise ConfigError(f"{path or 'the settings'}: {problems_of(error, Settings)}") from None
 
 
-def _told(error: ValidationError) -> str:
+def problems_of(error: ValidationError, model: type[BaseModel]) -> str:
+    """Every wrong field on a line of its own, with the fields that there are."""
     lines = ["not valid"]
     for item in error.errors(include_url=False):
         place = ".".join(str(part) for part in item["loc"][:2])
         message = str(item["msg"]).removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"no such field; fields: {', '.join(Settings.model_fields)}"
+            message = f"no such field; fields: {', '.join(model.model_fields)}"
         lines.append(f"  {place}: {message}")
     return "\n".join(lines)

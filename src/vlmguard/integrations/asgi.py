@@ -16,18 +16,17 @@ from typing import Any
 from vlmguard.errors import MissingExtra, VLMGuardError
 from vlmguard.images.fetch import Fetcher
 from vlmguard.integrations.settings import MiddlewareSettings
-from vlmguard.types import Usage
 
 try:
     import orjson
 
     from vlmguard.gateway.apis import APIS, Api
-    from vlmguard.gateway.calls import EVENTS, Call, ClientGone, Event, Receive, Scope, Send
+    from vlmguard.gateway.calls import Call, ClientGone, Event, Receive, Scope, Send
     from vlmguard.gateway.drafts import Draft
-    from vlmguard.gateway.errors import ApiError, as_api_error
+    from vlmguard.gateway.errors import as_api_error, route_not_allowed
     from vlmguard.gateway.guarding import Decision, PreparingDefence
     from vlmguard.gateway.ledger import decision_headers
-    from vlmguard.gateway.render import Heading
+    from vlmguard.gateway.refusing import refuse
     from vlmguard.integrations.reviewing import Outcome, Reviewer
 except ImportError as error:  # pragma: no cover - tests run with the extra
     raise MissingExtra("the ASGI middleware", "serve") from error
@@ -110,7 +109,7 @@ class VLMGuardMiddleware:
             if method == "OPTIONS":  # how browsers ask whether they may; it carries no body
                 await self._hand_on(call, b"")
             elif api is None:
-                raise _not_found(call)
+                raise route_not_allowed(method, path, "The operator can add it to allow_routes")
             else:
                 await self._guarded(call, api)
         except ClientGone:
@@ -134,7 +133,7 @@ class VLMGuardMiddleware:
         decision = await self._review(call, draft)
         call.told += decision_headers(decision)
         if decision.refusal is not None:
-            await _refuse(call, api, draft, decision.refusal)
+            await refuse(call, api, draft, decision.refusal)
             return
         await self._hand_on(call, orjson.dumps(draft.body))
 
@@ -182,39 +181,12 @@ class VLMGuardMiddleware:
         )
 
 
-async def _refuse(call: Call, api: Api, draft: Draft, text: str) -> None:
-    """The policy's answer in place of the model's."""
-    options = draft.body.get("stream_options")
-    heading = Heading(
-        id=call.id,
-        created=int(call.came.timestamp()),
-        model=draft.model or "",
-        usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
-    )
-    renderer = api.render(heading)
-    if not draft.stream:
-        await call.answer(200, renderer.whole(text, "stop", Usage()))
-        return
-    events = renderer.opening() + renderer.piece(text) + renderer.closing("stop", Usage())
-    await call.start(200, [(b"content-type", EVENTS)])
-    await call.end(events)
-
-
 def _path(scope: Scope) -> str:
     """The path below where the application is mounted, as its own router sees it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and path.startswith(f"{root}/"):
         return path[len(root) :]
     return path
-
-
-def _not_found(call: Call) -> ApiError:
-    return ApiError(
-        404,
-        f"{call.method} {call.route:.200} is not served here: only what the guard can review is "
-        "passed on. The operator can add it to allow_routes",
-        code="route_not_allowed",
-    )
 
 
 def _nothing(_outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vlmguard.errors import ConfigError
-from vlmguard.gateway.settings import Mode, Settings, route_of
+from vlmguard.gateway.settings import Mode, Settings, problems_of, route_of
 
 
 class GuardSettings(BaseModel):
@@ -63,14 +63,7 @@ class GuardSettings(BaseModel):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            lines = [f"{where}: not valid"]
-            for item in error.errors(include_url=False):
-                place = ".".join(str(part) for part in item["loc"])
-                message = str(item["msg"]).removeprefix("Value error, ")
-                if item["type"] == "extra_forbidden":
-                    message = f"no such field; fields: {', '.join(cls.model_fields)}"
-                lines.append(f"  {place}: {message}")
-            raise ConfigError("\n".join(lines)) from None
+            raise ConfigError(f"{where}: {problems_of(error, cls)}") from None
 
 
 class LiteLLMSettings(GuardSettings):
