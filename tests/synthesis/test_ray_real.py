@@ -58,7 +58,7 @@ class Stage:
     def begin(
         self, out: Path, *options: str, spec: str = "", **environment: str
     ) -> subprocess.Popen[bytes]:
-        """``vlmguard synth run`` in a session of its own, so that `end_all` finds what it starts."""
+        """``vlmguard synth run``, in a session so that `end_all` finds what it starts."""
         model = spec or self.server.spec
         given = ["-s", self.pairs, "--reasoner", model, "--target", model, "-o", out, "-c", "8"]
         process = subprocess.Popen(
