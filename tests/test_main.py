@@ -70,6 +70,33 @@ def test_ctrl_c_while_the_process_ends_is_quiet(tmp_path: Path) -> None:
     assert b"error" in err  # what was told before
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_workers_start_is_quiet(tmp_path: Path) -> None:
+    """It reaches every process of a terminal; none of them tells where it was."""
+    pytest.importorskip("aiohttp")
+    script = tmp_path / "script.json"
+    script.write_text('{"*": "{}"}')
+    spec = f"scripted:{script}"
+    command = [sys.executable, "-m", "vlmguard", "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(
+        [*command, "--target", spec, "--rewriter", spec],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "Try it" in line:
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            told = process.stderr.read()
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
+    assert "Traceback" not in told
+
+
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     """As with `nohup` or in a script's background."""
     (tmp_path / "typer.py").write_text(
