@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from vlmguard.gateway.drafts import (
+    Content,
     Conversation,
     Draft,
     Json,
@@ -16,6 +17,8 @@ from vlmguard.gateway.drafts import (
     read_stream,
     read_url,
     refuse_fields,
+    tool_turn,
+    user_turn,
 )
 from vlmguard.gateway.errors import bad_field, uninspected
 from vlmguard.types import Image
@@ -44,7 +47,7 @@ def read_chat(body: Json, allowed: Collection[str] = ()) -> Draft:
     Raises:
         ApiError: names the field that cannot be used.
     """
-    refuse_fields(body, _ROUND_THE_GUARD, allowed)
+    fields = refuse_fields(body, _ROUND_THE_GUARD, allowed)
     messages = body.get("messages")
     if not isinstance(messages, list):
         raise bad_field("messages", f"must be an array of messages, not {kind_of(messages)}")
@@ -54,6 +57,7 @@ def read_chat(body: Json, allowed: Collection[str] = ()) -> Draft:
         body=body,
         model=read_model(body),
         stream=read_stream(body),
+        fields=fields,
         conversations=[
             Conversation(
                 turns=[
@@ -73,10 +77,7 @@ def _turn(message: Any, where: str, allowed: Collection[str]) -> Turn:
     content = message.get("content")
     place = f"{where}.content"
     if role == "user":
-        if isinstance(content, str):
-            return Turn(role="user", text=content, holder=message, key="content")
-        text, pictures = read_parts(content, place, allowed)
-        return Turn(role="user", text=text, holder=message, key="content", pictures=pictures)
+        return user_turn(read_parts(content, place, allowed), message, "content")
     if role in {"system", "developer"}:
         text = read_texts(content, place, _TEXT, "a system prompt")
         return Turn(role="system", text=text, holder=message, key="content")
@@ -84,27 +85,11 @@ def _turn(message: Any, where: str, allowed: Collection[str]) -> Turn:
         text = "" if content is None else read_texts(content, place, _SAID, "an answer")
         return Turn(role="assistant", text=text, holder=message, key="content")
     if role in {"tool", "function"}:
-        if content is None or isinstance(content, str):
-            return tool_turn(content or "", [], message, "content")
-        text, pictures = read_parts(content, place, allowed)
-        return tool_turn(text, pictures, message, "content")
+        returned = Content(text="") if content is None else read_parts(content, place, allowed)
+        return tool_turn(returned, message, "content")
     raise bad_field(
         f"{where}.role",
         f"must be system, developer, user, assistant, tool or function, not {role!r:.40}",
-    )
-
-
-def tool_turn(
-    text: str, pictures: list[Picture], holder: Json, key: str, *, text_type: str = "text"
-) -> Turn:
-    """What a tool returned: context for the judge, and judged itself when it holds pictures."""
-    return Turn(
-        role="user" if pictures else "assistant",
-        text=text,
-        holder=holder,
-        key=key,
-        pictures=pictures,
-        text_type=text_type,
     )
 
 
@@ -132,20 +117,21 @@ def read_texts(content: Any, where: str, kinds: Collection[str], what: str) -> s
     return "\n".join(texts)
 
 
-def read_parts(content: Any, where: str, allowed: Collection[str]) -> tuple[str, list[Picture]]:
-    """Text and pictures of a user's content.
+def read_parts(content: Any, where: str, allowed: Collection[str]) -> Content:
+    """What is in a user's content.
 
     Raises:
         ApiError: a part that is malformed or of a kind that is not inspected.
     """
     if isinstance(content, str):
-        return content, []
+        return Content(text=content)
     if not isinstance(content, list):
         raise bad_field(where, f"must be a string or an array of parts, not {kind_of(content)}")
     if not content:
         raise bad_field(where, "is an empty array; give text, pictures, or both")
     texts: list[str] = []
     pictures: list[Picture] = []
+    unseen: list[str] = []
     for at, part in enumerate(content):
         place = f"{where}[{at}]"
         kind = _kind(part, place)
@@ -153,9 +139,11 @@ def read_parts(content: Any, where: str, allowed: Collection[str]) -> tuple[str,
             texts.append(_text(part, place))
         elif kind in {"image_url", "input_image"}:
             pictures.append(_picture(part, place))
-        elif kind not in allowed:
+        elif kind in allowed:
+            unseen.append(kind)
+        else:
             raise uninspected(f"{place}.type", f"a part of type {kind!r:.40}")
-    return "\n".join(texts), pictures
+    return Content(text="\n".join(texts), pictures=pictures, uninspected=tuple(unseen))
 
 
 def _kind(part: Any, where: str) -> str:

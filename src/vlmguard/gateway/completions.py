@@ -25,7 +25,7 @@ def read_completion(body: Json, allowed: Collection[str] = ()) -> Draft:
     Raises:
         ApiError: names the field that cannot be used.
     """
-    refuse_fields(body, _ROUND_THE_GUARD, allowed)
+    fields = refuse_fields(body, _ROUND_THE_GUARD, allowed)
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         turns = [Turn(role="user", text=prompt, holder=body, key="prompt")]
@@ -49,5 +49,6 @@ def read_completion(body: Json, allowed: Collection[str] = ()) -> Draft:
         body=body,
         model=read_model(body),
         stream=read_stream(body),
+        fields=fields,
         conversations=[Conversation(turns=[turn]) for turn in turns],
     )

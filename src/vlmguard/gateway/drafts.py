@@ -32,6 +32,26 @@ class Picture:
     put: Callable[[str, Image], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a message holds.
+
+    Attributes:
+        text: all of its text.
+        pictures: in order.
+        uninspected: types of the parts that nobody looks into, as the operator allowed.
+    """
+
+    text: str
+    pictures: list[Picture] = field(default_factory=list)
+    uninspected: tuple[str, ...] = ()
+
+    @property
+    def can_be_judged(self) -> bool:
+        """Whether there is anything to look at, or nothing at all, which is an error to tell."""
+        return bool(self.text.strip() or self.pictures or not self.uninspected)
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """One message of a conversation, and where it stands in the body.
@@ -42,6 +62,7 @@ class Turn:
         holder, key: ``holder[key]`` is the content: a string, or a list of parts.
         pictures: in order.
         text_type: the ``type`` of a text part, where one has to be added.
+        uninspected: see `Content`.
     """
 
     role: Role
@@ -50,6 +71,7 @@ class Turn:
     key: Any
     pictures: list[Picture] = field(default_factory=list)
     text_type: str = "text"
+    uninspected: tuple[str, ...] = ()
 
     def replace(self, text: str) -> None:
         """Put another text in place of this turn's; its pictures stay where they are."""
@@ -145,12 +167,33 @@ class Draft:
         conversations: usually one; a completions request has one a prompt.
         model: as the client named it.
         stream: the client wants server-sent events.
+        fields: that nobody looks into, as the operator allowed.
     """
 
     body: Json
     conversations: list[Conversation]
     model: str | None
     stream: bool
+    fields: tuple[str, ...] = ()
+
+    @property
+    def uninspected(self) -> tuple[str, ...]:
+        """Fields, and types of parts, that pass though nobody looks into them."""
+        parts = {
+            kind
+            for conversation in self.conversations
+            for turn in conversation.turns
+            for kind in turn.uninspected
+        }
+        return tuple(sorted(parts | set(self.fields)))
+
+    @property
+    def holds_only_uninspected(self) -> bool:
+        """Whether there is nothing to judge, since all that users sent passes unseen."""
+        turns = [turn for conversation in self.conversations for turn in conversation.turns]
+        return any(turn.uninspected for turn in turns) and all(
+            turn.role != "user" for turn in turns
+        )
 
     @property
     def pictures(self) -> list[Picture]:
@@ -195,15 +238,46 @@ def read_stream(body: Json) -> bool:
     return bool(stream)
 
 
-def refuse_fields(body: Json, fields: Sequence[str], allowed: Collection[str]) -> None:
+def refuse_fields(body: Json, fields: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
     """Refuse fields that carry content past the guard.
 
+    Returns:
+        Those that are there, and allowed.
+
     Raises:
-        ApiError: names the first one.
+        ApiError: names the first one that is not.
     """
-    for name in fields:
-        if body.get(name) is not None and name not in allowed:
+    given = tuple([name for name in fields if body.get(name) is not None])
+    for name in given:
+        if name not in allowed:
             raise uninspected(name, f"the field {name!r}")
+    return given
+
+
+def user_turn(content: Content, holder: Any, key: Any, *, text_type: str = "text") -> Turn:
+    """What a user said: judged, unless all of it passes unseen."""
+    return Turn(
+        role="user" if content.can_be_judged else "assistant",
+        text=content.text,
+        holder=holder,
+        key=key,
+        pictures=content.pictures,
+        text_type=text_type,
+        uninspected=content.uninspected,
+    )
+
+
+def tool_turn(content: Content, holder: Any, key: Any, *, text_type: str = "text") -> Turn:
+    """What a tool returned: context for the judge, and judged itself when it holds pictures."""
+    return Turn(
+        role="user" if content.pictures else "assistant",
+        text=content.text,
+        holder=holder,
+        key=key,
+        pictures=content.pictures,
+        text_type=text_type,
+        uninspected=content.uninspected,
+    )
 
 
 def read_url(value: Any, where: str) -> str:

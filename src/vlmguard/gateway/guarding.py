@@ -57,7 +57,10 @@ class Decision:
         chats: the conversations as the target is to receive them.
         prompt: the newest user turn, as it came.
         image_sha256s: of all pictures.
+        uninspected: fields, and types of content parts, that nobody looked into.
         latency_ms: what the decision took, loading pictures included.
+        failure: why nobody could decide and the request passes all the same: the guard failed
+            (``on_failure: open``), or all that users sent passes unseen (``allow_uninspected``).
         steps_ms: step → milliseconds.
     """
 
@@ -70,13 +73,10 @@ class Decision:
     chats: tuple[Chat, ...]
     prompt: str
     image_sha256s: tuple[str, ...]
+    uninspected: tuple[str, ...]
+    failure: str | None
     latency_ms: float
     steps_ms: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def failure(self) -> str | None:
-        """Why the guard could not decide and let the request through (``on_failure: open``)."""
-        return next((seen.failure for seen in self.rewrites if seen.failure is not None), None)
 
 
 async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) -> Decision:
@@ -94,7 +94,9 @@ async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) ->
     loaded = time.perf_counter()
     chats = [conversation.chat(images) for conversation in draft.conversations]
     try:
-        if len(chats) == 1:
+        if draft.holds_only_uninspected:
+            prepared = [Prepared(chat=chat) for chat in chats]
+        elif len(chats) == 1:
             prepared = [await defence.prepare(chats[0])]
         else:
             prepared = await asyncio.gather(*(defence.prepare(chat) for chat in chats))
@@ -112,6 +114,7 @@ async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) ->
             conversation.apply(before, after.chat)
     end = time.perf_counter()
     decision = _decision(
+        draft,
         prepared,
         chats,
         name=policy.name if policy else defence.name,
@@ -119,12 +122,15 @@ async def decide(draft: Draft, defence: PreparingDefence, pictures: Pictures) ->
         steps_ms={"images": (loaded - start) * 1000} if images else {},
         latency_ms=(end - start) * 1000,
     )
-    if decision.failure is not None:
+    if draft.holds_only_uninspected:
+        _log.info("nothing was judged, as allow_uninspected says: %s", decision.failure)
+    elif decision.failure is not None:
         _log.warning("the guard failed, and its policy lets requests pass: %s", decision.failure)
     return decision
 
 
 def _decision(
+    draft: Draft,
     prepared: list[Prepared],
     chats: list[Chat],
     *,
@@ -138,10 +144,15 @@ def _decision(
         last = one.rewrites[-1] if one.rewrites else None
         if last is not None and (newest is None or last.risk > newest.risk):
             at, newest = place, last
+    rewrites = tuple([rewrite for one in prepared for rewrite in one.rewrites])
+    if draft.holds_only_uninspected:
+        failure: str | None = f"Uninspected: {', '.join(draft.uninspected)}"
+    else:
+        failure = next((seen.failure for seen in rewrites if seen.failure is not None), None)
     users = [message for message in chats[at].messages if message.role == "user"]
     return Decision(
         rewrite=newest,
-        rewrites=tuple([rewrite for one in prepared for rewrite in one.rewrites]),
+        rewrites=rewrites,
         refusal=refusal,
         policy=newest.policy if newest else name,
         rewriter=newest.rewriter if newest else "",
@@ -152,6 +163,8 @@ def _decision(
         chats=tuple([one.chat for one in prepared]),
         prompt=users[-1].text if users else "",
         image_sha256s=tuple([image.sha256 for chat in chats for image in chat.images]),
+        uninspected=draft.uninspected,
+        failure=failure,
         latency_ms=latency_ms,
         steps_ms=steps_ms,
     )

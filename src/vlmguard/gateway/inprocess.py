@@ -77,6 +77,12 @@ class InProcess:
         Raises:
             VLMGuardError: the engine cannot do what is asked, or failed before the first token.
         """
+        if draft.uninspected:
+            raise ApiError(
+                400,
+                f"the embedded target takes text and pictures, not {', '.join(draft.uninspected)}",
+                code="unsupported",
+            )
         sampling = read_sampling(draft.body)
         engine = self.engine
         if chat.images:

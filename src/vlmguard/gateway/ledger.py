@@ -237,6 +237,8 @@ def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
             (b"x-vlmguard-action", rewrite.action.encode()),
             (b"x-vlmguard-rewriter", _header(public_name(rewrite.rewriter))),
         ]
+    if decision.uninspected:
+        headers.append((b"x-vlmguard-uninspected", _header(", ".join(decision.uninspected))))
     if decision.failure is not None:
         # The kind of failure; its words name hosts of the operator.
         headers.append((b"x-vlmguard-failure", _header(decision.failure.partition(":")[0])))

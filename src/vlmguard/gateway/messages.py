@@ -6,8 +6,9 @@ import base64
 from collections.abc import Collection
 from typing import Any
 
-from vlmguard.gateway.chat_completions import read_texts, tool_turn
+from vlmguard.gateway.chat_completions import read_texts
 from vlmguard.gateway.drafts import (
+    Content,
     Conversation,
     Draft,
     Json,
@@ -18,6 +19,8 @@ from vlmguard.gateway.drafts import (
     read_stream,
     read_url,
     refuse_fields,
+    tool_turn,
+    user_turn,
 )
 from vlmguard.gateway.errors import bad_field, uninspected
 from vlmguard.types import Image
@@ -36,7 +39,7 @@ def read_messages(body: Json, allowed: Collection[str] = ()) -> Draft:
     Raises:
         ApiError: names the field that cannot be used.
     """
-    refuse_fields(body, _ROUND_THE_GUARD, allowed)
+    fields = refuse_fields(body, _ROUND_THE_GUARD, allowed)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_field("messages", f"must be an array of messages, not {kind_of(messages)}")
@@ -56,6 +59,7 @@ def read_messages(body: Json, allowed: Collection[str] = ()) -> Draft:
         body=body,
         model=read_model(body),
         stream=read_stream(body),
+        fields=fields,
         conversations=[Conversation(turns=turns, add_system=add_system)],
     )
 
@@ -74,45 +78,43 @@ def _turns(message: Any, where: str, allowed: Collection[str]) -> list[Turn]:
     if role != "user":
         raise bad_field(f"{where}.role", f"must be user or assistant, not {role!r:.40}")
     if isinstance(content, str):
-        return [Turn(role="user", text=content, holder=message, key="content")]
+        return [user_turn(Content(text=content), message, "content")]
     if not isinstance(content, list) or not content:
         raise bad_field(place, f"must be a string or an array of blocks, not {kind_of(content)}")
     return _blocks(message, content, place, allowed)
 
 
 def _blocks(message: Json, content: list[Any], where: str, allowed: Collection[str]) -> list[Turn]:
+    """A user's message: a turn for each result of a tool, and one for what the user said."""
     turns: list[Turn] = []
-    texts: list[str] = []
-    pictures: list[Picture] = []
+    said: list[Any] = []
     for at, block in enumerate(content):
         place = f"{where}[{at}]"
         if _kind(block, place) == "tool_result":
-            text, seen = _plain_blocks(block.get("content") or "", f"{place}.content", allowed)
-            turns.append(tool_turn(text, seen, block, "content"))
-            continue
-        text, seen = _plain_blocks([block], where, allowed, first=at)
-        if block["type"] == "text":
-            texts.append(text)
-        pictures += seen
-    if texts or pictures or not turns:
-        own = Turn(
-            role="user", text="\n".join(texts), holder=message, key="content", pictures=pictures
-        )
-        turns.append(own)
+            returned = block.get("content") or ""
+            inner = _plain_blocks(returned, f"{place}.content", allowed)
+            turns.append(tool_turn(inner, block, "content"))
+        else:
+            said.append((place, block))
+    if said or not turns:
+        turns.append(user_turn(_read_blocks(said, allowed), message, "content"))
     return turns
 
 
-def _plain_blocks(
-    content: Any, where: str, allowed: Collection[str], *, first: int = 0
-) -> tuple[str, list[Picture]]:
+def _plain_blocks(content: Any, where: str, allowed: Collection[str]) -> Content:
     if isinstance(content, str):
-        return content, []
+        return Content(text=content)
     if not isinstance(content, list):
         raise bad_field(where, f"must be a string or an array of blocks, not {kind_of(content)}")
+    return _read_blocks([(f"{where}[{at}]", block) for at, block in enumerate(content)], allowed)
+
+
+def _read_blocks(blocks: list[tuple[str, Any]], allowed: Collection[str]) -> Content:
+    """What is in blocks, each with its place."""
     texts: list[str] = []
     pictures: list[Picture] = []
-    for at, block in enumerate(content, start=first):
-        place = f"{where}[{at}]"
+    unseen: list[str] = []
+    for place, block in blocks:
         kind = _kind(block, place)
         if kind == "text":
             if not isinstance(block.get("text"), str):
@@ -120,9 +122,11 @@ def _plain_blocks(
             texts.append(block["text"])
         elif kind == "image":
             pictures.append(_picture(block, place))
-        elif kind not in allowed:
+        elif kind in allowed:
+            unseen.append(kind)
+        else:
             raise uninspected(f"{place}.type", f"a block of type {kind!r:.40}")
-    return "\n".join(texts), pictures
+    return Content(text="\n".join(texts), pictures=pictures, uninspected=tuple(unseen))
 
 
 def _kind(block: Any, where: str) -> str:

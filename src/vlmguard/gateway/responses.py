@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from vlmguard.gateway.chat_completions import read_parts, read_texts, tool_turn
+from vlmguard.gateway.chat_completions import read_parts, read_texts
 from vlmguard.gateway.drafts import (
     Conversation,
     Draft,
@@ -17,6 +17,8 @@ from vlmguard.gateway.drafts import (
     read_stream,
     read_url,
     refuse_fields,
+    tool_turn,
+    user_turn,
 )
 from vlmguard.gateway.errors import ApiError, bad_field, uninspected
 from vlmguard.types import Image
@@ -59,13 +61,16 @@ def read_response(body: Json, allowed: Collection[str] = ()) -> Draft:
                 code="unsupported_state",
                 param=name,
             )
-    refuse_fields(body, _ROUND_THE_GUARD, allowed)
+    fields = refuse_fields(body, _ROUND_THE_GUARD, allowed)
     given = body.get("input")
     if isinstance(given, str):
         turns = [Turn(role="user", text=given, holder=body, key="input")]
     elif isinstance(given, list) and given:
-        found = [_turn(item, f"input[{at}]", allowed) for at, item in enumerate(given)]
-        turns = [turn for turn in found if turn is not None]
+        turns = [
+            turn
+            for at, item in enumerate(given)
+            if (turn := _turn(item, f"input[{at}]", allowed)) is not None
+        ]
     else:
         what = "an empty array" if given == [] else kind_of(given)
         raise bad_field("input", f"must be a string or an array of items, not {what}")
@@ -83,6 +88,7 @@ def read_response(body: Json, allowed: Collection[str] = ()) -> Draft:
         body=body,
         model=read_model(body),
         stream=read_stream(body),
+        fields=fields,
         conversations=[Conversation(turns=turns, add_system=add_system)],
     )
 
@@ -96,13 +102,15 @@ def _turn(item: Any, where: str, allowed: Collection[str]) -> Turn | None:
     if kind == "message":
         return _message(item, where, allowed)
     if kind in _OUTPUTS:
-        text, pictures = read_parts(item.get("output"), f"{where}.output", allowed)
-        return tool_turn(text, pictures, item, "output", text_type="input_text")
+        returned = read_parts(item.get("output"), f"{where}.output", allowed)
+        return tool_turn(returned, item, "output", text_type="input_text")
     if kind == "computer_call_output":
         return _screenshot(item, where)
-    if kind == "item_reference" or kind not in _WRITTEN_BY_THE_MODEL | set(allowed):
+    if kind in _WRITTEN_BY_THE_MODEL:
+        return None
+    if kind == "item_reference" or kind not in allowed:
         raise uninspected(f"{where}.type", f"an item of type {kind!r:.40}")
-    return None
+    return Turn(role="assistant", text="", holder=item, key="content", uninspected=(kind,))
 
 
 def _message(item: Json, where: str, allowed: Collection[str]) -> Turn:
@@ -110,15 +118,8 @@ def _message(item: Json, where: str, allowed: Collection[str]) -> Turn:
     content = item.get("content")
     place = f"{where}.content"
     if role == "user":
-        text, pictures = read_parts(content, place, allowed)
-        return Turn(
-            role="user",
-            text=text,
-            holder=item,
-            key="content",
-            pictures=pictures,
-            text_type="input_text",
-        )
+        said = read_parts(content, place, allowed)
+        return user_turn(said, item, "content", text_type="input_text")
     if role in {"system", "developer"}:
         text = read_texts(content, place, _INSTRUCTED, "a system prompt")
         return Turn(role="system", text=text, holder=item, key="content")

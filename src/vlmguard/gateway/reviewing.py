@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import orjson
 
@@ -50,15 +51,16 @@ class Reviewed:
         entry = Entry(call=call, mode="enforce")
         try:
             with call.watched():
-                draft = read_review(body)
+                draft = read_review(body, gateway.settings.allow_uninspected)
                 decision = await decide(draft, gateway.defence_for(call), gateway.pictures)
                 entry.decision = decision
                 if decision.rewrite is None:
-                    raise ApiError(
-                        400,
-                        f"The defence {gateway.settings.defence!r} makes no decisions to show",
-                        code="unsupported",
+                    why = (
+                        "There is nothing to judge: all of it may pass uninspected"
+                        if draft.holds_only_uninspected
+                        else f"The defence {gateway.settings.defence!r} makes no decisions to show"
                     )
+                    raise ApiError(400, why, code="unsupported")
                 call.told += decision_headers(decision)
                 await gateway.ledger.note(entry, 200)
         except VLMGuardError as error:
@@ -76,8 +78,12 @@ class Reviewed:
         await call.answer(200, orjson.dumps(shown))
 
 
-def read_review(body: Json) -> Draft:
+def read_review(body: Json, allowed: Collection[str] = ()) -> Draft:
     """A body of ``/v1/rewrite``: ``prompt`` with ``images``, or the ``messages`` of a chat.
+
+    Args:
+        body: parsed JSON.
+        allowed: types of parts that may stand in it though they are not judged.
 
     Raises:
         ApiError: names the field that cannot be used.
@@ -85,7 +91,7 @@ def read_review(body: Json) -> Draft:
     if body.get("messages") is not None:
         if body.get("prompt") is not None or body.get("images") is not None:
             raise bad_field("messages", "give either messages, or prompt and images")
-        return read_chat({"messages": body["messages"]})
+        return read_chat({"messages": body["messages"]}, allowed)
     prompt = "" if body.get("prompt") is None else body["prompt"]
     images = [] if body.get("images") is None else body["images"]
     if not isinstance(prompt, str):

@@ -128,6 +128,7 @@ def facts_of(decision: Decision) -> Mapping[str, Any]:
         "action": None if rewrite is None else rewrite.action,
         "changed": decision.changed,
         "images": len(decision.image_sha256s),
+        "uninspected": list(decision.uninspected),
         "policy": decision.policy,
         "rewriter": decision.rewriter,
         "latency_ms": round(decision.latency_ms, 3),
