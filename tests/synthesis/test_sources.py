@@ -87,20 +87,6 @@ def test_labels(tmp_path: Path) -> None:
     assert "maybe" in str(found[3].problem)
 
 
-def test_json_array_is_streamed(tmp_path: Path) -> None:
-    """An array longer than the read buffer comes out whole; broken ones tell so."""
-    rows = [{"prompt": f"number {n} " + "x" * n} for n in range(700)]
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps(rows, indent=1))
-    assert [seed.prompt for seed in seeds(str(path))] == [row["prompt"] for row in rows]
-    path.write_text('[{"prompt": "a"}, {"prompt": ')
-    with pytest.raises(DataError, match="broken JSON"):
-        seeds(str(path))
-    path.write_text('{"prompt": "a"}')
-    with pytest.raises(DataError, match="not a JSON array"):
-        seeds(str(path))
-
-
 def test_csv(tmp_path: Path) -> None:
     """Several pictures in a cell; a row with too many cells is set aside."""
     path = tmp_path / "p.csv"
@@ -154,15 +140,6 @@ def test_spa_vl_with_wrong_columns(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "p.parquet", [{"question": "q", "answer": "a"}])
     with pytest.raises(DataError, match="columns found: question, answer"):
         seeds(f"spa-vl:{path}")
-
-
-def test_not_parquet(tmp_path: Path) -> None:
-    """A file of another kind is refused by name."""
-    pytest.importorskip("pyarrow")
-    path = tmp_path / "p.parquet"
-    path.write_text("hello")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
-        seeds(str(path))
 
 
 VLGUARD = [
@@ -233,7 +210,7 @@ def test_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(folder / "train.jsonl", {"question": "Why?", "chosen": "a", "rejected": "b"})
     (seed,) = seeds(f"hf:{folder}?split=train")
     assert (seed.id, seed.prompt) == ("pairs/00000001", "Why?")
-    with pytest.raises(DataError, match="cannot be opened"):
+    with pytest.raises(DataError, match="cannot be read from the Hugging Face Hub"):
         seeds(f"hf:{tmp_path / 'nothing'}")
 
 

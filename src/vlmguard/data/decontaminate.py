@@ -7,19 +7,18 @@ length, counted in words.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vlmguard.data.columns import require_pyarrow
 from vlmguard.data.found import Found
 from vlmguard.data.matching import NearIndex, grams, words
 from vlmguard.data.records import TrainingRecord
+from vlmguard.data.tables import read_rows
 from vlmguard.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -229,36 +228,17 @@ def _strings(path: Path) -> Iterator[tuple[str, str]]:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield from _walk(json.loads(line), f"{number}")
-        elif suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as rows:
-                for number, row in enumerate(csv.DictReader(rows), 2):
-                    yield from _walk(row, f"row {number}")
         else:
-            yield from _parquet_strings(path)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+            for row in read_rows(path):
+                yield from _walk(row.values, f"row {row.number}")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: {error}", path=path) from None
-
-
-def _parquet_strings(path: Path) -> Iterator[tuple[str, str]]:
-    require_pyarrow()
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=200):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield from _walk(row, f"row {number}")
-    except pa.ArrowException as error:
-        raise DataError(f"cannot be read as Parquet: {error}", path=path) from None
 
 
 def _walk(value: object, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield place, value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _walk(inner, f"{place}.{key}" if place else str(key))
     elif isinstance(value, list):

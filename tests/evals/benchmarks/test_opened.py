@@ -47,7 +47,7 @@ def test_samples_are_lazy(tmp_path: Path) -> None:
     assert len(list(benchmark.samples())) == 2
     check = open_benchmark(f"custom:{path}").check()
     assert check.problem is not None
-    assert "items.jsonl:3: is no valid JSON" in check.problem
+    assert "items.jsonl:3: not valid JSON" in check.problem
     assert check.fingerprint is None
     assert not check.ready
 

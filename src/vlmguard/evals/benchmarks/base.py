@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlmguard.data.tables import Row
 from vlmguard.errors import DataError
 from vlmguard.evals.benchmarks.pictures import FilePicture, StoredPicture, leads_out
-from vlmguard.evals.benchmarks.tables import Row
 from vlmguard.evals.types import Sample
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.tables import FORMATS, Row, read_rows
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
 from vlmguard.evals.benchmarks.pictures import FilePicture
-from vlmguard.evals.benchmarks.tables import SUFFIXES, Row, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
 
 FACTS = Facts(
@@ -50,13 +50,13 @@ class Custom(Loader):
         """The one file."""
         where = self.place.folders[0]
         if where.is_file():
-            if where.suffix not in SUFFIXES:
-                raise DataError(f"is none of {', '.join(SUFFIXES)}", path=where)
+            if where.suffix.lower() not in FORMATS:
+                raise DataError(f"is none of {', '.join(FORMATS)}", path=where)
             return (where,)
         if not where.is_dir():
             raise DataError("there is no such file or folder", path=where)
-        found = self.place.find_all(*(f"items{suffix}" for suffix in SUFFIXES))
-        found = found or self.place.find_all(*(f"*{suffix}" for suffix in SUFFIXES))
+        found = self.place.find_all(*(f"items{suffix}" for suffix in FORMATS))
+        found = found or self.place.find_all(*(f"*{suffix}" for suffix in FORMATS))
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise DataError(

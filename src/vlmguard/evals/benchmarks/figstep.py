@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.tables import read_rows
 from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.drawing import figstep_picture
 from vlmguard.evals.benchmarks.pictures import DrawnPicture
-from vlmguard.evals.benchmarks.tables import read_rows
 from vlmguard.evals.types import Picture, Sample
 
 FACTS = Facts(

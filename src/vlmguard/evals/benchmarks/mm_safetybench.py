@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmguard.data.tables import Row, read_json
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.benchmarks.base import Facts, Loader
 from vlmguard.evals.benchmarks.drawing import typo_picture
 from vlmguard.evals.benchmarks.pictures import DrawnPicture
-from vlmguard.evals.benchmarks.tables import Row, read_json
 from vlmguard.evals.types import Picture, Sample
 
 ADVICE_SCENARIOS = frozenset({"08", "10", "11", "12", "13"})

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.hub import HubTable
+from vlmguard.data.tables import Row, read_json, read_rows
 from vlmguard.errors import DataError
 from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
-from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_json, read_rows
 from vlmguard.evals.types import Picture, Sample
 
 FACTS = Facts(
@@ -42,7 +43,7 @@ class MMVet(Loader):
     def samples(self) -> Iterator[Sample]:
         """One sample a question."""
         if self.place.hub is not None:
-            for row in hub_rows(self.place.hub):
+            for row in HubTable(dataset=self.place.hub).rows():
                 name = row.text("id", "question_id", default=str(row.number - 1))
                 yield self._sample(row, f"v1_{name.removeprefix('v1_')}")
             return

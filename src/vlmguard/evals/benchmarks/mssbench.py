@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmguard.data.tables import Row, read_json
 from vlmguard.errors import DataError
 from vlmguard.evals.benchmarks.base import Facts, Loader
-from vlmguard.evals.benchmarks.tables import Row, read_json
 from vlmguard.evals.types import Kind, Sample
 
 FACTS = Facts(

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 
 import platformdirs
 
+from vlmguard.data.hub import hub_folder
 from vlmguard.engines import EngineSpec
 from vlmguard.errors import ConfigError, UnknownName
 from vlmguard.evals.benchmarks import (
@@ -40,7 +41,6 @@ from vlmguard.evals.benchmarks import (
 )
 from vlmguard.evals.benchmarks.base import Facts, Loader, Place
 from vlmguard.evals.benchmarks.opened import OpenedBenchmark
-from vlmguard.evals.benchmarks.tables import hub_folder
 
 _LOADERS: tuple[tuple[Facts, Callable[[Place], Loader]], ...] = (
     (figstep.FACTS, figstep.FigStep),

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.hub import HubTable
+from vlmguard.data.tables import Row, read_rows
 from vlmguard.evals.benchmarks.base import Facts, Loader, stored_picture
-from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_rows
 from vlmguard.evals.types import Kind, Picture, Sample
 
 FACTS = Facts(
@@ -65,7 +66,7 @@ class SpaVL(Loader):
 
     def _rows(self, split: str) -> Iterator[Row]:
         if self.place.hub is not None:
-            yield from hub_rows(self.place.hub, config="test", split=split)
+            yield from HubTable(dataset=self.place.hub, config="test", split=split).rows()
             return
         for path in self._files(split):
             yield from read_rows(path)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.tables import Row, read_rows
 from vlmguard.evals.benchmarks.base import Facts, Loader
-from vlmguard.evals.benchmarks.tables import Row, read_rows
 from vlmguard.evals.types import Kind, Sample
 
 FACTS = Facts(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlmguard.data.tables import Row, read_rows
 from vlmguard.evals.benchmarks.base import Facts, Loader
-from vlmguard.evals.benchmarks.tables import Row, read_rows
 from vlmguard.evals.described import DescribedPicture
 from vlmguard.evals.types import Picture, Sample
 

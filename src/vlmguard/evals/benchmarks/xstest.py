@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.hub import HubTable
+from vlmguard.data.tables import Row, read_rows
 from vlmguard.evals.benchmarks.base import Facts, Loader
-from vlmguard.evals.benchmarks.tables import Row, hub_rows, read_rows
 from vlmguard.evals.types import Sample
 
 FACTS = Facts(
@@ -37,7 +38,8 @@ class XSTest(Loader):
 
     def samples(self) -> Iterator[Sample]:
         """One sample a prompt; the label is its subset."""
-        rows = read_rows(*self.files()) if self.place.hub is None else hub_rows(self.place.hub)
+        hub = self.place.hub
+        rows = read_rows(*self.files()) if hub is None else HubTable(dataset=hub).rows()
         for row in rows:
             label = _label(row)
             yield Sample(

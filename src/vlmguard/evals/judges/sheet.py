@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from vlmguard.data.tables import read_rows
 from vlmguard.errors import DataError, InputError
-from vlmguard.evals.benchmarks.tables import read_rows
 from vlmguard.evals.judges.rubrics import Outcome
 from vlmguard.evals.run import is_judged
 from vlmguard.evals.spreadsheets import as_text

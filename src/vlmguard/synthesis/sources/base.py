@@ -1,10 +1,9 @@
-"""The seam to a source of seeds, and the raw rows that file formats give."""
+"""The seam to a source of seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 from vlmguard.synthesis.seeds import Seed
 
@@ -27,35 +26,4 @@ class Source(Protocol):
         Raises:
             DataError: the source as a whole is not what it was taken for.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row of a file.
-
-    Attributes:
-        number: line or row, counted from 1.
-        values: column → value; empty when the row could not be read.
-        problem: why it could not.
-    """
-
-    number: int
-    values: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-
-
-class Table(Protocol):
-    """A file format that has rows and columns."""
-
-    def columns(self) -> tuple[str, ...]:
-        """Column names; of a format without a header, those of the first rows."""
-        ...
-
-    def count(self) -> int | None:
-        """How many rows there are; ``None`` where telling would take a full read."""
-        ...
-
-    def rows(self) -> Iterator[Row]:
-        """All rows, read lazily."""
         ...

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmguard.data.tables import Row, Table, clean
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.synthesis.seeds import Label, Picture, Seed
-from vlmguard.synthesis.sources.base import Row, Table
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "id": ("id",),
@@ -170,11 +170,6 @@ class MappedSource:
     def _meta(self, row: Row) -> dict[str, Any]:
         found = {name: row.values.get(name) for name in self.meta_columns}
         return {name: value for name, value in found.items() if isinstance(value, str | int | bool)}
-
-
-def clean(text: str) -> str:
-    """Text that can be stored: lone surrogates become question marks."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def family(source: str, images: Sequence[Picture], otherwise: str) -> str:

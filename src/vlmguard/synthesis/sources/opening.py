@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from vlmguard.data.hub import HubTable
+from vlmguard.data.tables import FORMATS, JsonArray, Parquet, open_table
 from vlmguard.engines import EngineSpec
 from vlmguard.errors import ConfigError, DataError
-from vlmguard.synthesis.sources.base import Source, Table
+from vlmguard.synthesis.sources.base import Source
 from vlmguard.synthesis.sources.columns import MappedSource
-from vlmguard.synthesis.sources.hub import HubTable
 from vlmguard.synthesis.sources.spa_vl import COLUMNS as SPA_VL_COLUMNS
 from vlmguard.synthesis.sources.spa_vl import SpaVL
-from vlmguard.synthesis.sources.tables import Csv, JsonArray, JsonLines, Parquet
 from vlmguard.synthesis.sources.vlguard import VLGuard
 from vlmguard.synthesis.sources.vlsbench import KEYS as VLSBENCH_KEYS
 from vlmguard.synthesis.sources.vlsbench import VLSBench
 
 KINDS = ("spa-vl", "vlguard", "vlsbench", "jsonl", "json", "csv", "parquet", "hf")
-_SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".json": "json",
-}
-_SINGLE_FILE: Mapping[str, Callable[[Path], Table]] = {
-    "jsonl": JsonLines,
-    "json": JsonArray,
-    "csv": Csv,
-}
 _CSV_IMAGE_SEPARATOR = "|"
 
 
@@ -70,10 +57,9 @@ def _open(spec: str, taken: set[str], chosen: Mapping[str, str], licence: str) -
     name = _free_name(kind if kind in _OFFICIAL else path.stem, taken)
     if kind in _OFFICIAL:
         return _OFFICIAL[kind](name, paths, licence)
-    table: Table = Parquet(paths) if kind == "parquet" else _SINGLE_FILE[kind](paths[0])
     return MappedSource(
         name=name,
-        table=table,
+        table=open_table(paths, kind),
         path=paths[0],
         chosen=chosen,
         licence=licence,
@@ -128,7 +114,7 @@ def _files(path: Path, kind: str | None) -> list[Path]:
 
 def _sniff(paths: Sequence[Path]) -> str:
     path = paths[0]
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
             "the format cannot be told from the name; say KIND:PATH with one of "

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.tables import Parquet
 from vlmguard.errors import DataError
 from vlmguard.synthesis.seeds import Seed
 from vlmguard.synthesis.sources.columns import MappedSource
-from vlmguard.synthesis.sources.tables import Parquet
 
 COLUMNS = ("image", "question", "chosen", "rejected")
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmguard.data.tables import JsonArray, Row, clean
 from vlmguard.synthesis.seeds import Label, Seed
-from vlmguard.synthesis.sources.base import Row
-from vlmguard.synthesis.sources.columns import clean
-from vlmguard.synthesis.sources.tables import JsonArray
 
 _INSTRUCTIONS: Mapping[str, tuple[str, Label]] = {
     "safe_instruction": ("safe_safes", "benign"),

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmguard.data.tables import JsonArray, clean
 from vlmguard.synthesis.seeds import Seed
-from vlmguard.synthesis.sources.columns import clean
-from vlmguard.synthesis.sources.tables import JsonArray
 
 KEYS = ("instruction_id", "instruction", "image_path")
 _META = ("category", "sub_category", "image_description", "safety_reason")
