@@ -46,13 +46,11 @@ def test_ctrl_c_while_the_commands_are_imported_is_quiet(tmp_path: Path) -> None
     assert _interrupted(["--version"], tmp_path, b"importing") == (130, b"", b"")
 
 
-def test_ctrl_c_while_a_command_imports_is_told(tmp_path: Path) -> None:
-    """What only one command needs is imported by it: the exit code is the same."""
+def test_ctrl_c_while_a_command_imports_is_quiet(tmp_path: Path) -> None:
+    """What only one command needs is imported by it, when the others are there already."""
     slow = 'import time\nprint("importing", flush=True)\ntime.sleep(100)\n'
     (tmp_path / "gradio.py").write_text(slow)
-    code, out, err = _interrupted(["ui"], tmp_path, b"importing")
-    assert (code, out) == (130, b"")
-    assert b"Traceback" not in err
+    assert _interrupted(["ui"], tmp_path, b"importing") == (130, b"", b"")
 
 
 def test_ctrl_c_while_the_process_ends_is_quiet(tmp_path: Path) -> None:
