@@ -92,7 +92,7 @@ def test_unreadable_benchmarks(tmp_path: Path) -> None:
     path = saved(tmp_path, safe("a", LONG))
     for name, content in (("x.json", "{"), ("x.csv", "a\n\xff"), ("x.parquet", "PAR1")):
         (tmp_path / name).write_bytes(content.encode("latin-1"))
-        with pytest.raises(DataError, match="cannot be read|not UTF-8"):
+        with pytest.raises(DataError, match=r"cannot be read|not UTF-8"):
             find_overlaps(scan(path), [tmp_path / name])
     with pytest.raises(DataError, match="does not exist"):
         find_overlaps(scan(path), [tmp_path / "absent"])

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.answering import Entry
+from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.lineup import Suite, open_suites
 from vlmguard.evals.metrics import summarize
 from vlmguard.evals.plan import EvalPlan
-from vlmguard.evals.run import is_empty, is_judged
 from vlmguard.evals.store import RunStore, StoredAnswer, judgement_key, write_json
 from vlmguard.evals.types import Judgement, Results, Sample, SampleView
 
@@ -162,12 +162,10 @@ def _view(run: RunFile, sample: Sample, store: RunStore) -> SampleView:
 
 
 def _judgement(stored: StoredAnswer, judge: str, store: RunStore) -> Judgement | None:
-    answer = stored.answer
-    if is_judged(answer):
-        found = store.judgements.get(judgement_key(stored, judge))
-        return None if found is None else found.judgement
-    why = "the answer is empty" if is_empty(answer) else f"there is no answer: {answer.error}"
-    return Judgement(judge=judge, unscored=why)
+    if (why := nothing_to_judge(stored.answer)) is not None:
+        return Judgement(judge=judge, unscored=why)
+    found = store.judgements.get(judgement_key(stored, judge))
+    return None if found is None else found.judgement
 
 
 def _versions() -> dict[str, str]:

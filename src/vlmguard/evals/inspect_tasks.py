@@ -53,7 +53,6 @@ from vlmguard.evals.inspect_wire import PrerequisiteError, active_config, from_c
 from vlmguard.evals.judges import open_judge
 from vlmguard.evals.lineup import open_suites, with_policy
 from vlmguard.evals.plan import DEFAULT_POLICY, EvalPlan
-from vlmguard.evals.run import is_empty
 from vlmguard.evals.types import Answer, Judgement, Picture, Sample
 from vlmguard.images import load_image
 from vlmguard.types import Image
@@ -244,7 +243,7 @@ def judged(judge: str = _DEFAULT_JUDGE) -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:  # noqa: ARG001
         told = state.metadata.get("answer")
         answer = _bare_answer(state) if told is None else ANSWER.validate_python(told)
-        if is_empty(answer):
+        if answer.empty:
             return Score.unscored(reason="no_response", explanation="the answer is empty")
         return to_score(await opened.judge(_from_state(state), answer), answer)
 

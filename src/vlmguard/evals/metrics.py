@@ -16,6 +16,7 @@ from statistics import fmean, median
 
 from vlmguard.evals.agreement import kappa
 from vlmguard.evals.intervals import difference, estimate
+from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.repeats import outcome
 from vlmguard.evals.types import Answer, Cell, Difference, Estimate, Judgement, Sample, SampleView
 from vlmguard.evals.votes import VOTE
@@ -136,8 +137,7 @@ def _grouped(views: Sequence[SampleView]) -> dict[_Key, list[_Row]]:
 def _row(sample: Sample, answer: Answer, said: Judgement) -> _Row:
     scored = (
         said.unscored is None
-        and answer.error is None
-        and bool(answer.text.strip())
+        and nothing_to_judge(answer) is None
         and all(math.isfinite(value) for value in said.metrics.values())
     )
     guarded = answer.error is None and answer.verdict is not None
@@ -237,7 +237,7 @@ def _cell(key: _Key, rows: Sequence[_Row], none: Sequence[_Row], seed: int) -> C
         by_category=_by_category(cases, seed),
         answers=len(rows),
         failed=sum(answer.error is not None for answer in answers),
-        empty=sum(answer.error is None and not answer.text.strip() for answer in answers),
+        empty=sum(answer.empty for answer in answers),
         unscored=sum(row.judged is None for row in rows),
         repeats=1 + max(answer.repeat for answer in answers),
         undecided=sum(case.undecided for case in cases),

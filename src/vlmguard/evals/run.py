@@ -26,9 +26,10 @@ from vlmguard.evals.answering import (
     failed,
     may_pass,
 )
+from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.progress import Progress
 from vlmguard.evals.store import RunStore, StoredAnswer, StoredJudgement, judgement_key
-from vlmguard.evals.types import Answer, Judge, Judgement, Sample
+from vlmguard.evals.types import Judge, Judgement, Sample
 from vlmguard.types import Chat
 
 Job = TypeVar("Job")
@@ -212,7 +213,7 @@ class Run:
         if known is not None:
             tally.stored += 1
             tally.failed += known.answer.error is not None
-            tally.empty += is_empty(known.answer)
+            tally.empty += known.answer.empty
 
     async def _answer(self, question: _Question) -> None:
         contender, sample = question.contender, question.loaded.sample
@@ -243,7 +244,7 @@ class Run:
         tally = self.progress.tally(entry.target, entry.defence)
         tally.done += 1
         tally.failed += answer.error is not None
-        tally.empty += is_empty(answer)
+        tally.empty += answer.empty
         who = f"{entry.target} behind {entry.defence}"
         if answer.error is None:
             self._streaks.good(who)
@@ -262,7 +263,7 @@ class Run:
                 for entry, repeat in product(entries, answered):
                     key = entry.key(sample, self._settings.sampling, repeat)
                     stored = self._store.answers.get(key)
-                    if stored is None or not is_judged(stored.answer):
+                    if stored is None or nothing_to_judge(stored.answer) is not None:
                         continue
                     key = judgement_key(stored, judge.name)
                     known = self._store.judgements.get(key)
@@ -311,16 +312,6 @@ class Run:
             self._streaks.good(judge.name)
         elif retryable:
             self._streaks.bad(judge.name, problem)
-
-
-def is_empty(answer: Answer) -> bool:
-    """The target said nothing, which is neither safe nor a failure."""
-    return answer.error is None and not answer.text.strip()
-
-
-def is_judged(answer: Answer) -> bool:
-    """There is something that a judge could score."""
-    return answer.error is None and not is_empty(answer)
 
 
 def _is_unscored(known: StoredJudgement | None) -> bool:

@@ -110,6 +110,11 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     defence_usage: Usage = field(default_factory=Usage)
 
+    @property
+    def empty(self) -> bool:
+        """The target said nothing, which is neither safe nor a failure."""
+        return self.error is None and not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:

@@ -17,7 +17,7 @@ from typing import get_args
 from vlmguard.data.tables import read_rows
 from vlmguard.errors import DataError, InputError
 from vlmguard.evals.judges.rubrics import Outcome
-from vlmguard.evals.run import is_judged
+from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.spreadsheets import as_text
 from vlmguard.evals.store import digest
 from vlmguard.evals.types import Sample, SampleView
@@ -136,7 +136,7 @@ def _rows(views: Iterable[SampleView]) -> Iterator[tuple[str, list[str]]]:
         sample = view.sample
         told = (sample.benchmark, sample.id, sample.kind, sample.prompt, sample.goal)
         for answer, _ in view.answers:
-            if is_judged(answer):
+            if nothing_to_judge(answer) is None:
                 yield grade_key(sample, answer.text), [*told, answer.text]
 
 

@@ -9,4 +9,4 @@ def nothing_to_judge(answer: Answer) -> str | None:
     """Why there is nothing to score in an answer; ``None`` where there is."""
     if answer.error is not None:
         return f"there is no answer: {answer.error}"
-    return None if answer.text.strip() else "the answer is empty"
+    return "the answer is empty" if answer.empty else None

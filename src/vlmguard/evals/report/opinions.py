@@ -157,7 +157,7 @@ def agreements(views: Sequence[SampleView]) -> tuple[Pair, ...]:
 def _state(answer: Answer) -> Iterator[str]:
     if answer.error is not None:
         yield "failed"
-    elif not answer.text.strip():
+    elif answer.empty:
         yield "empty"
 
 
