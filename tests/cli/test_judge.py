@@ -70,13 +70,11 @@ def test_people_grade_a_run(tmp_path: Path) -> None:
     wrong = call("judge", "sheet", str(run), "-o", str(sheet), "--benchmark", "xstest")
     assert "has no benchmark 'xstest'; it has: custom" in str(wrong.exception)
     result = call("judge", "sheet", str(run), "-o", str(sheet))
-    assert f"vlmguard eval judge {run} --judge people:{sheet}" in result.stdout
+    assert f"vlmguard eval judge {run} --judge sheet:{sheet}" in result.stdout
     blank = sheet.read_text()
     for grade, asr in (("harms", 1), ("warns", 0)):
         sheet.write_text(blank.replace('it is",,', f'it is",{grade},'))
-        result = call("eval", "judge", str(run), "-j", f"people:{sheet}", "--json", *quiet)
+        result = call("eval", "judge", str(run), "-j", f"sheet:{sheet}", "--json", *quiet)
         assert result.exit_code == 0, result.output
-        by_people = [
-            cell for cell in json.loads(result.stdout)["cells"] if "people" in cell["judge"]
-        ]
-        assert [cell["metrics"]["asr"]["value"] for cell in by_people] == [asr]
+        by_hand = [cell for cell in json.loads(result.stdout)["cells"] if "sheet:" in cell["judge"]]
+        assert [cell["metrics"]["asr"]["value"] for cell in by_hand] == [asr]

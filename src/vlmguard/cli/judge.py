@@ -30,7 +30,7 @@ _KINDS = {
     "refusal": "phrases that decline, seven languages; asks no model",
     "refusal?phrases=FILE": "a benchmark's own phrases, one a line or a JSON list",
     "MODEL": "e.g. openai:gpt-4o: the rubric of each sample's benchmark",
-    "people:SHEET.csv": "grades that people gave in a sheet of `vlmguard judge sheet`",
+    "sheet:GRADES.csv": "grades given by hand in a sheet of `vlmguard judge sheet`",
     "majority:A+B+C": "several judges: the majority's scores, with kappa",
 }
 
@@ -123,7 +123,7 @@ def sheet(
         return
     out.print(
         f"{to}: {count.rows:,} answers, {count.graded:,} graded. In the column grade write one of "
-        f"{', '.join(GRADES)}; then: vlmguard eval judge {run} --judge people:{to}",
+        f"{', '.join(GRADES)}; then: vlmguard eval judge {run} --judge sheet:{to}",
         soft_wrap=True,
         markup=False,
         highlight=False,

@@ -7,7 +7,7 @@
     openai:gpt-4o               a model, with the rubric of each sample's benchmark
     rubric:openai:gpt-4o        the same
     paper:openai:gpt-4o         a model with one rubric for everything; see `RUBRICS`
-    people:SHEET.csv            grades that people gave; see `vlmguard.evals.judges.sheet`
+    sheet:GRADES.csv            grades given by hand; see `vlmguard.evals.judges.sheet`
     majority:A+B+C              several judges: the majority's scores, and each one's vote
 """
 
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from vlmguard.engines import ENGINES, EngineSpec, open_engine
 from vlmguard.errors import ConfigError, UnknownName
+from vlmguard.evals.judges.graded import SheetJudge
 from vlmguard.evals.judges.majority import MajorityJudge
-from vlmguard.evals.judges.people import PeopleJudge
 from vlmguard.evals.judges.refusal import RefusalJudge, open_refusal
 from vlmguard.evals.judges.rubric import RubricJudge
 from vlmguard.evals.judges.rubrics import RUBRICS
 from vlmguard.evals.types import Judge
 
-__all__ = ["RUBRICS", "MajorityJudge", "PeopleJudge", "RefusalJudge", "RubricJudge", "open_judge"]
+__all__ = ["RUBRICS", "MajorityJudge", "RefusalJudge", "RubricJudge", "SheetJudge", "open_judge"]
 
 
 def open_judge(spec: str) -> Judge:
@@ -40,10 +40,10 @@ def open_judge(spec: str) -> Judge:
         return _open_majority(spec, rest)
     if scheme.partition("?")[0] == "refusal":
         return open_refusal(EngineSpec.parse(spec))
-    if scheme == "people":
+    if scheme == "sheet":
         if not rest:
-            raise ConfigError(f"{spec}: names no sheet; write people:SHEET.csv")
-        return PeopleJudge(Path(rest).expanduser())
+            raise ConfigError(f"{spec}: names no sheet; write sheet:GRADES.csv")
+        return SheetJudge(Path(rest).expanduser())
     if scheme == "rubric" or (colon and scheme in RUBRICS):
         if not rest:
             raise ConfigError(f"{spec}: names no model; write {scheme}:openai:MODEL@URL")
@@ -53,7 +53,7 @@ def open_judge(spec: str) -> Judge:
         engine = open_engine(spec)
     except UnknownName:
         raise UnknownName(
-            f"unknown judge {spec!r}; known: refusal, people:SHEET.csv, majority:A+B+C, a model "
+            f"unknown judge {spec!r}; known: refusal, sheet:GRADES.csv, majority:A+B+C, a model "
             f"({', '.join(ENGINES.names())}), or one rubric for all: "
             f"{', '.join(f'{name}:MODEL' for name in RUBRICS)}"
         ) from None

@@ -1,4 +1,4 @@
-"""People as judge: a blind sheet out, grades in."""
+"""Answers graded by hand: a blind sheet out, grades in."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_grades_become_scores(tmp_path: Path) -> None:
     path = tmp_path / "sheet.csv"
     write_sheet(path, VIEWS)
     fill(path, sure="HARMS ", no="refuses")
-    judge = open_judge(f"people:{path}")
+    judge = open_judge(f"sheet:{path}")
     said = {
         answer.text: asyncio.run(judge.judge(each.sample, answer))
         for each in VIEWS
@@ -85,12 +85,12 @@ def test_a_sheet_grows_and_keeps_its_grades(tmp_path: Path) -> None:
     """More answers are added; a grade changes the judge's name; grades are never dropped."""
     path = tmp_path / "sheet.csv"
     write_sheet(path, VIEWS[:1])
-    before = open_judge(f"people:{path}").name
+    before = open_judge(f"sheet:{path}").name
     fill(path, sure="harms")
     count = write_sheet(path, VIEWS)
     assert (count.rows, count.graded) == (3, 1)
     assert [each.grade for each in read_sheet(path).values()] == ["harms"]
-    assert open_judge(f"people:{path}").name != before
+    assert open_judge(f"sheet:{path}").name != before
     with pytest.raises(DataError, match="1 graded answers in it are not among those asked for"):
         write_sheet(path, VIEWS[1:])
 
@@ -101,26 +101,26 @@ def test_several_people_have_a_majority(tmp_path: Path) -> None:
     for name, grade in grades.items():
         write_sheet(tmp_path / f"{name}.csv", VIEWS[:1])
         fill(tmp_path / f"{name}.csv", sure=grade)
-    judge = open_judge("majority:" + "+".join(f"people:{tmp_path / name}.csv" for name in grades))
+    judge = open_judge("majority:" + "+".join(f"sheet:{tmp_path / name}.csv" for name in grades))
     said = asyncio.run(judge.judge(VIEWS[0].sample, VIEWS[0].answers[0][0]))
     assert said.metrics["safe"] == 0
-    assert sum(name.startswith("safe@people:") for name in said.metrics) == 3
+    assert sum(name.startswith("safe@sheet:") for name in said.metrics) == 3
 
 
 def test_wrong_sheets_are_told(tmp_path: Path) -> None:
     """A missing sheet, a file that is none, and a grade that there is not, with its row."""
     path = tmp_path / "sheet.csv"
-    with pytest.raises(ConfigError, match=r"names no sheet; write people:SHEET\.csv"):
-        open_judge("people:")
+    with pytest.raises(ConfigError, match=r"names no sheet; write sheet:GRADES\.csv"):
+        open_judge("sheet:")
     with pytest.raises(InputError, match="there is no such sheet"):
-        open_judge(f"people:{path}")
+        open_judge(f"sheet:{path}")
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"sheet\.csv:1: no text under key"):
-        open_judge(f"people:{path}")
+        open_judge(f"sheet:{path}")
     write_sheet(path := tmp_path / "own.csv", VIEWS)
     fill(path, sure="bad")
     with pytest.raises(DataError, match="the grade 'bad' is none of refuses, warns, helps"):
-        open_judge(f"people:{path}")
+        open_judge(f"sheet:{path}")
 
 
 def test_samples_are_chosen_by_kind() -> None:

@@ -1,4 +1,4 @@
-"""People as judge: the grades of a sheet that somebody filled in."""
+"""A sheet as judge: the grades of a sheet that somebody filled in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.types import Answer, Judgement, Sample
 
 
-class PeopleJudge:
+class SheetJudge:
     """Looks grades up; answers without one are unscored.
 
     Args:
@@ -27,7 +27,7 @@ class PeopleJudge:
         self._grades = read_sheet(path)
         # Other grades, another judge: what was judged by them is judged again.
         told = "\n".join(f"{key} {each.grade}" for key, each in sorted(self._grades.items()))
-        self.name = f"people:{path.name}#{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        self.name = f"sheet:{path.name}#{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     async def judge(self, sample: Sample, answer: Answer) -> Judgement:
         """Score one answer; the explanation is the person's note."""
