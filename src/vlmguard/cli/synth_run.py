@@ -130,8 +130,9 @@ def carry_out(plan: Plan, *, as_json: bool) -> None:
     failed = progress.kinds["error"]
     if failed:
         err.print(
-            f"{counted(failed, 'seed')} failed, since a model did not answer; the last one: "
-            f"{progress.failure}. Run the same command again to try them once more.",
+            f"{counted(failed, 'seed')} failed, since a model did not answer"
+            f"{'' if failed == 1 else '; the last one'}: {progress.failure}. Run the same command "
+            "again to try once more.",
             markup=False,
             soft_wrap=True,
         )

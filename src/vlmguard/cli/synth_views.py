@@ -15,10 +15,19 @@ from vlmguard.synthesis import (
     STAGES,
     CallCount,
     Estimate,
+    Kind,
     Prices,
     Progress,
     is_hosted,
 )
+
+_LABELS: Mapping[Kind, str] = {
+    "accepted": "accepted",
+    "benign": "harmless",
+    "rejected": "rejected",
+    "aside": "set aside",
+    "error": "failed",
+}
 
 
 def counted(count: int, name: str) -> str:
@@ -60,15 +69,10 @@ def _stage_table(progress: Progress) -> Table:
 
 
 def _summary(progress: Progress, prices: Prices) -> str:
-    kinds = progress.kinds
     total = "?" if progress.total is None else f"{progress.total:,}"
     parts = [
         f"{progress.finished:,}/{total} seeds",
-        f"{kinds['accepted']:,} accepted",
-        f"{kinds['benign']:,} harmless",
-        f"{kinds['rejected']:,} rejected",
-        f"{kinds['aside']:,} set aside",
-        f"{kinds['error']:,} failed",
+        *(f"{count:,} {_LABELS[kind]}" for kind, count in progress.kinds.items()),
         _rate(progress.per_second()),
     ]
     if progress.resumed:
@@ -76,7 +80,7 @@ def _summary(progress: Progress, prices: Prices) -> str:
     if prices != Prices():
         parts.append(f"cost {progress.cost(prices):.2f}")
     left = progress.seconds_left()
-    if left is not None:
+    if left:
         parts.append(f"{timedelta(seconds=round(left))} left")
     return " · ".join(parts)
 
@@ -97,7 +101,7 @@ def status_table(
     share = f" ({progress.finished / total:.1%})" if total else ""
     head.add_row("seeds", f"{progress.finished:,} of {'?' if total is None else total}{share}")
     for kind, count in progress.kinds.items():
-        head.add_row(kind, f"{count:,}")
+        head.add_row(_LABELS[kind], f"{count:,}")
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "model", "calls", "tokens in", "tokens out"):
         table.add_column(name, justify="left" if name in {"stage", "model"} else "right")

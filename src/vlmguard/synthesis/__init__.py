@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from vlmguard.synthesis.estimate import Estimate, estimate
 from vlmguard.synthesis.limits import LimitedEngine, Limits
-from vlmguard.synthesis.outcomes import STAGES, Outcome, Stage
+from vlmguard.synthesis.outcomes import STAGES, Kind, Outcome, Stage
 from vlmguard.synthesis.pipeline import Cast, Recipe, process
 from vlmguard.synthesis.players import Player, open_players, player
 from vlmguard.synthesis.progress import Prices, Progress, is_hosted
@@ -30,6 +30,7 @@ __all__ = [
     "CallCount",
     "Cast",
     "Estimate",
+    "Kind",
     "LimitedEngine",
     "Limits",
     "LocalRunner",

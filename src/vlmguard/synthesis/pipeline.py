@@ -209,7 +209,7 @@ async def _pair(work: _Work) -> tuple[Seed, str | None]:
     cast = work.at("sample")
     if cast.target is None or cast.judge is None or recipe.draws == 0:
         which = " and ".join(absent)
-        return seed, f"no {which} answer; with a target, a judge and draws, pairs are sampled"
+        return seed, f"no {which} answer; sampling one needs a target, a judge and --samples"
     drawn = await sample(
         SampleInput(
             prompt=seed.prompt,

@@ -361,4 +361,5 @@ def translated(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, sqlite3.DatabaseError) and "NOTADB" in code:
             raise StoreError(f"{path}: not a synthesis store; name another --out") from error
-        raise StoreError(f"{path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise StoreError(f"{path}: cannot be used: {why}; name another --out") from error
