@@ -139,14 +139,15 @@ async def test_a_server_that_hangs(tmp_path: Path) -> None:
     log = io.StringIO()
     hangs = Trouble(status=None)
     async with serving(lambda n: hangs if n in {5, 11} else None, log) as url:
-        spec = f"openai:brain@{url}?timeout=1"
-        first = await run(tmp_path, spec)
-        again = await run(tmp_path, spec)
-    assert first.progress.kinds["error"] == 2
-    assert first.progress.kinds["accepted"] == 6
+        first = await run(tmp_path, f"openai:brain@{url}?timeout=1")
+        again = await run(tmp_path, f"openai:brain@{url}")
+    failed = first.progress.kinds["error"]
+    assert failed >= 2  # a busy machine may be too slow for others, too
+    assert first.progress.kinds["accepted"] == 8 - failed
     assert again.progress.kinds["accepted"] == 8
-    assert again.progress.resumed == 6
-    assert len(asked(log)) == len(set(asked(log))) == 48
+    assert again.progress.resumed == 8 - failed
+    assert len(set(asked(log))) == 48
+    assert len(asked(log)) - 48 <= failed - 2  # answers that came too late are asked for again
 
 
 async def test_a_server_that_is_down(tmp_path: Path) -> None:
