@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import typer
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from typer.core import TyperGroup
 
+from vlmguard.cli.main import app
+from vlmguard.engines import EngineSpec
+from vlmguard.engines.openai import server_of
 from vlmguard.errors import EngineTimeout
 from vlmguard.gateway.metrics import Metrics
 from vlmguard.gateway.settings import load_settings
 from vlmguard.types import Rewrite, Usage
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "vlmguard.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+SETTINGS = ("gateway.yaml", "kubernetes/gateway.yaml")
+OWN_ROUTES = ("/health/live", "/health/ready")
 _SCRAPED = {"instance", "job", "le", "namespace", "pod"}
 """Labels that Prometheus adds."""
 
@@ -116,7 +126,7 @@ def test_alerts_say_how_bad_it_is_and_what_to_do() -> None:
             assert rule["annotations"]["description"]
 
 
-@pytest.mark.parametrize("name", ["gateway.yaml", "kubernetes/gateway.yaml"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_gateways_settings_are_valid(name: str) -> None:
     """Every field is one that there is."""
     settings = load_settings(DEPLOY / name, {})
@@ -130,6 +140,128 @@ def test_everything_parses() -> None:
     assert len(files) >= 14
     for path in files:
         assert list(yaml.safe_load_all(path.read_text()))
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """What the command line makes of arguments; a wrong one is an error."""
+    command: Any = typer.main.get_command(app)
+    rest = list(arguments)
+    while isinstance(command, TyperGroup):
+        command = command.commands[rest.pop(0)]
+    with command.make_context("vlmguard", rest) as context:
+        values: dict[str, Any] = context.params
+    return values
+
+
+def containers() -> dict[str, Any]:
+    """Of the pod in which the gateway runs, by name."""
+    deployment = next(iter(kubernetes("gateway.yml", "Deployment")))
+    return {one["name"]: one for one in deployment["spec"]["template"]["spec"]["containers"]}
+
+
+def kubernetes(file: str, kind: str) -> list[Any]:
+    """Objects of a kind in one of the Kubernetes files."""
+    objects = yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text())
+    return [item for item in objects if item["kind"] == kind]
+
+
+def dockerfile(word: str) -> list[str]:
+    """What stands after an instruction."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    return [line.removeprefix(word).strip() for line in text.splitlines() if line.startswith(word)]
+
+
+def typed() -> Iterator[str]:
+    """What comments and alerts tell people to type, without the command's name."""
+    for path in DEPLOY.rglob("*"):
+        if path.suffix in {".yml", ".yaml"}:
+            pattern = r"(?:run --rm gateway|`vlmguard|#\s+vlmguard) ([^`#\n]+)"
+            yield from re.findall(pattern, path.read_text())
+
+
+def test_every_command_line_is_one_that_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the image, of Compose, of Kubernetes, and of what people are told to type."""
+    pods = containers()
+    gateway = parsed(pods["gateway"]["args"])
+    assert gateway["config"] == Path("/etc/vlmguard/settings/gateway.yaml")
+    audit = parsed(pods["audit"]["args"])
+    assert (audit["follow"], audit["as_json"]) == (True, True)
+    log = load_settings(DEPLOY / "kubernetes" / "gateway.yaml", {}).audit
+    assert audit["log"] == log
+    assert {"name": "VLMGUARD_AUDIT", "value": log} in pods["gateway"]["env"]
+    command = compose()["services"]["gateway"]["command"]
+    assert parsed(command)["config"] == Path("/etc/vlmguard/gateway.yaml")
+    assert dockerfile("ENTRYPOINT") == ['["vlmguard"]']
+    assert parsed(json.loads(dockerfile("CMD")[-1]))["host"] == "0.0.0.0"  # read
+    monkeypatch.setenv("VLMGUARD_AUDIT", str(log))
+    lines = list(typed())
+    assert len(lines) >= 4
+    for line in lines:
+        assert parsed(shlex.split(line))
+
+
+def test_the_variables_that_are_set_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt one would be ignored in silence."""
+    image = dict(re.findall(r"(VLMGUARD_\w+)=(\S+)", " ".join(dockerfile("ENV"))))
+    service = compose()["services"]["gateway"]["environment"]
+    for name, value in {**image, **service}.items():
+        monkeypatch.setenv(name, value)
+    serving = parsed(["serve"])
+    assert serving["target"] == service["VLMGUARD_TARGET"]
+    assert serving["rewriter"] == service["VLMGUARD_REWRITER"]
+    assert str(parsed(["keys", "list"])["file"]) == image.pop("VLMGUARD_KEYS")
+    assert parsed(["audit", "tail"])["log"] == image.pop("VLMGUARD_AUDIT")
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert [name for name in {**image, **service} if name not in source] == []
+
+
+def test_ports_paths_and_hosts_agree() -> None:
+    """Of the settings, the image, Compose, Kubernetes, and whoever asks the gateway."""
+    settings = [load_settings(DEPLOY / name, {}) for name in SETTINGS]
+    assert {one.port for one in settings} == {8080}
+    assert dockerfile("EXPOSE") == ["8080"]
+    assert compose()["services"]["gateway"]["ports"] == ["127.0.0.1:8080:8080"]
+    gateway = containers()["gateway"]
+    assert gateway["ports"] == [{"name": "http", "containerPort": 8080}]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = gateway[probe]["httpGet"]
+        assert (asked["port"], asked["path"] in OWN_ROUTES) == ("http", True)
+    assert any(path in dockerfile("HEALTHCHECK")[0] for path in OWN_ROUTES)
+    (service,) = kubernetes("gateway.yml", "Service")
+    assert service["spec"]["ports"][0]["targetPort"] == "http"
+    (mounted,) = [one for one in kubernetes("network.yml", "NetworkPolicy") if "8080" in str(one)]
+    assert mounted["spec"]["podSelector"]["matchLabels"] == service["spec"]["selector"]
+    hosts = {urlsplit(str(one.redis)).hostname for one in settings}
+    assert hosts == {kubernetes("redis.yml", "Service")[0]["metadata"]["name"]}
+    assert hosts <= set(compose()["services"])
+    target = EngineSpec.parse(expanded(service_environment()["VLMGUARD_TARGET"]))
+    assert urlsplit(server_of(target).url).hostname in compose()["services"]
+
+
+def test_every_file_that_the_settings_name_has_a_place() -> None:
+    """Where it is named there is a volume: the containers' own file systems are read-only."""
+    settings = load_settings(DEPLOY / "kubernetes" / "gateway.yaml", {})
+    mounts = [mount["mountPath"] for mount in containers()["gateway"]["volumeMounts"]]
+    for path in (settings.keys, settings.audit, "/tmp/x"):  # inside a container
+        assert any(Path(str(path)).is_relative_to(mount) for mount in mounts), path
+    settings = load_settings(DEPLOY / "gateway.yaml", {})
+    service = compose()["services"]["gateway"]
+    mounts = [volume.split(":")[1] for volume in service["volumes"]]
+    for path in (settings.keys, settings.audit, "/etc/vlmguard/gateway.yaml"):
+        assert any(Path(str(path)).is_relative_to(mount) for mount in mounts), path
+
+
+def expanded(text: str) -> str:
+    """Compose's ``${NAME:-default}``, with nothing set; they may stand in each other."""
+    while (found := re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)) != text:
+        text = found
+    return text
+
+
+def service_environment() -> dict[str, str]:
+    """Of the gateway in Compose."""
+    values: dict[str, str] = compose()["services"]["gateway"]["environment"]
+    return values
 
 
 def compose() -> dict[str, Any]:
