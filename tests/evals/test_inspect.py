@@ -312,5 +312,21 @@ def test_a_run_can_be_read_as_logs_of_inspect(tmp_path: Path) -> None:
     assert score.metrics["safe"].value == 1.0
 
 
+def test_repeats_are_epochs_of_inspect(tmp_path: Path) -> None:
+    """Several answers to a sample are its epochs, each with its score."""
+    item = Sample(benchmark="own", id="0", prompt="What is it?", kind="harmless")
+    answers = tuple(
+        (_answer("0", text=f"answer {n}", repeat=n), (Judgement(judge="j", metrics={"safe": 1.0}),))
+        for n in range(3)
+    )
+    results = Results(cells=(), views=(SampleView(sample=item, answers=answers),))
+    (path,) = write_logs(tmp_path / "logs", results)
+    log = read_eval_log(str(path))
+    assert log.eval.config.epochs == 3
+    assert log.eval.dataset.samples == 1
+    found = {each.epoch: each.output.completion for each in log.samples or []}
+    assert found == {1: "answer 0", 2: "answer 1", 3: "answer 2"}
+
+
 def _answer(sample_id: str, **more: Any) -> Answer:
     return Answer(benchmark="own", sample_id=sample_id, target="t", defence="guard", **more)
