@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from tests.evals.server import Scripted, scripted_server
 from vlmguard.cli.main import app
 from vlmguard.errors import VLMGuardError
+from vlmguard.evals.report import load_results
 
 
 @pytest.fixture
@@ -101,6 +102,23 @@ def test_judging_again_generates_nothing(server: Scripted, items: Path, tmp_path
     assert json.loads(result.stdout)["cells"][0]["judge"].startswith("refusal#")
     assert len(server.asked) == 6
     assert (out / "answers.jsonl").read_bytes() == before
+
+
+def test_another_comparison_generates_nothing(
+    server: Scripted, items: Path, tmp_path: Path
+) -> None:
+    """The same run with differences to another defence; the reports say to which."""
+    words = [f"custom:{items}", "-t", server.spec(), "-d", "none,self-reminder"]
+    words += ["-o", str(tmp_path / "run"), "--no-logs", "--report", "md,json"]
+    call(*words)
+    assert call(*words, "--compare-to", "self-reminder").exit_code == 0
+    assert len(server.asked) == 12
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "Paired difference to self-reminder, in points" in report
+    saved = load_results(tmp_path / "run" / "report.json")
+    assert saved.compared_to == "self-reminder"
+    compared = {cell.defence for cell in saved.cells if cell.differences}
+    assert compared == {"none"}
 
 
 def test_failed_and_empty_answers_are_counted_apart(server: Scripted, tmp_path: Path) -> None:

@@ -167,6 +167,14 @@ def test_differences_pair_the_outcomes_of_samples() -> None:
     assert (guard.differences["safe_rate"].value, guard.differences["safe_rate"].n) == (1, 4)
 
 
+def test_differences_can_be_to_any_defence() -> None:
+    """To the guard, what is lost by leaving it is seen; it has no difference itself."""
+    views = [view(n, "harmful", none=scores(safe=0), guard=scores(safe=1)) for n in range(4)]
+    none, guard = summarize(views, compared_to="guard")
+    assert none.differences["safe_rate"].value == -1
+    assert guard.differences == {}
+
+
 def test_scores_of_several_answers_are_averaged() -> None:
     """A score has no majority."""
     (cell,) = summarize([repeated(1, "none", *(scores(safety=n) for n in (2, 3, 10)))])

@@ -42,6 +42,10 @@ def test_the_command_repeats_the_plan(tmp_path: Path) -> None:
         ("benchmarks: []\n", r"plan.yaml: benchmarks: .*at least 1"),
         ("benchmarks: siuo\nrepeats: 2\ntemperature: 1\n", r"^.*plan.yaml: repeats: 2 answers may"),
         ("benchmarks: siuo\nrepeats: 3\n", r"temperature 0 would be one answer; set temperature"),
+        (
+            "benchmarks: siuo\ncompare_to: eco\n",
+            r"compare_to: 'eco' is none of the defences: none,",
+        ),
         ("- xstest\n", "not a mapping of settings"),
         ("benchmarks: [xstest\n", "is not YAML"),
     ],

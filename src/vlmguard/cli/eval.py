@@ -62,6 +62,9 @@ def run(
         str | None,
         typer.Option("--defence", "-d", help="Comma-separated defences. [none,guard]"),
     ] = None,
+    compare_to: Annotated[
+        str | None, typer.Option(help="The defence that differences are to. [none]")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", "-j", help="Comma-separated judges. [refusal]")
     ] = None,
@@ -112,6 +115,7 @@ def run(
             "benchmarks": None if recipe else what,
             "targets": target,
             "defences": defence,
+            "compare_to": compare_to,
             "judges": judge,
             "data": data,
             "out": folder,

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from vlmguard.errors import ConfigError, DataError
 from vlmguard.evals.answering import Entry
 from vlmguard.evals.judges.unscored import nothing_to_judge
-from vlmguard.evals.lineup import Suite, open_suites
+from vlmguard.evals.lineup import Suite, open_suites, with_policy
 from vlmguard.evals.metrics import summarize
 from vlmguard.evals.plan import EvalPlan
 from vlmguard.evals.store import RunStore, StoredAnswer, judgement_key, write_json
@@ -97,14 +97,16 @@ def collect(run: RunFile, suites: Sequence[Suite], store: RunStore) -> Results:
     """Everything that a report shows, of the answers that are there."""
     views = tuple(_view(run, sample, store) for suite in suites for sample in suite.samples)
     plan = run.plan
+    compared_to = with_policy(plan.compare_to, plan.policy)
     return Results(
-        cells=summarize(views, seed=plan.seed),
+        cells=summarize(views, seed=plan.seed, compared_to=compared_to),
         views=views,
         versions=run.versions,
         seeds={"seed": plan.seed},
         dataset_hashes=run.dataset_hashes,
         command=plan.command(),
         settings=plan.model_dump(mode="json", exclude={"out"}),
+        compared_to=compared_to,
     )
 
 
@@ -139,6 +141,7 @@ def results_json(results: Results) -> dict[str, Any]:
         "dataset_hashes": dict(results.dataset_hashes),
         "command": results.command,
         "settings": dict(results.settings),
+        "compared_to": results.compared_to,
     }
 
 

@@ -92,22 +92,25 @@ class _Case:
     undecided: bool = False
 
 
-def summarize(views: Sequence[SampleView], *, seed: int = 0) -> tuple[Cell, ...]:
+def summarize(
+    views: Sequence[SampleView], *, seed: int = 0, compared_to: str = "none"
+) -> tuple[Cell, ...]:
     """One cell for each target, benchmark, subset, defence and judge.
 
     Args:
         views: samples with their answers and judgements. An answer that one of the judges has not
             judged counts as unscored by it.
         seed: of the bootstrap.
+        compared_to: the defence that paired differences are to.
 
     Returns:
         The cells in the order in which their first answer comes. For intervals and tests see
         `vlmguard.evals.intervals`.
     """
     groups = _grouped(views)
-    plain = {_place(key): rows for key, rows in groups.items() if key[3] == "none"}
+    plain = {_place(key): rows for key, rows in groups.items() if key[3] == compared_to}
     return tuple(
-        _cell(key, rows, plain.get(_place(key), ()) if key[3] != "none" else (), seed)
+        _cell(key, rows, plain.get(_place(key), ()) if key[3] != compared_to else (), seed)
         for key, rows in groups.items()
     )
 

@@ -26,7 +26,8 @@ class EvalPlan(BaseModel):
     Attributes:
         benchmarks: variants, e.g. ``"figstep"``.
         targets: engine specs of the models that answer.
-        defences: defence specs; ``"none"`` is what the others are compared with.
+        defences: defence specs.
+        compare_to: the one of them that paired differences are to.
         judges: judge specs.
         data: folder of the benchmarks' data; ``None`` for those that come from elsewhere.
         out: folder of the run.
@@ -43,6 +44,7 @@ class EvalPlan(BaseModel):
     benchmarks: Names
     targets: Names = ("smollm2",)
     defences: Names = ("none", "guard")
+    compare_to: str = "none"
     judges: Names = ("refusal",)
     data: Path | None = None
     out: Path = Path("runs/eval")
@@ -94,6 +96,16 @@ class EvalPlan(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _comparable(self) -> EvalPlan:
+        """Without ``none`` nothing is compared; another one was named, so it must be there."""
+        if self.compare_to not in {"none", *self.defences}:
+            raise ValueError(
+                f"compare_to: {self.compare_to!r} is none of the defences: "
+                f"{', '.join(self.defences)}"
+            )
+        return self
+
     @field_validator("judges", mode="after")
     @classmethod
     def _joined(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,6 +119,7 @@ class EvalPlan(BaseModel):
 _OPTIONS = {
     "targets": "--target",
     "defences": "--defence",
+    "compare_to": "--compare-to",
     "judges": "--judge",
     "data": "--data",
     "limit": "--limit",

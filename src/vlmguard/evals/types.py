@@ -191,7 +191,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A figure's paired difference to the same target without a defence.
+    """A figure's paired difference to the same target behind `Results.compared_to`.
 
     Attributes:
         value, low, high: the difference and its 95 % interval.
@@ -212,7 +212,7 @@ class Cell:
 
     Attributes:
         metrics: metric → estimate (``safe_rate``, ``asr``, ``dsr``, ``helpfulness``, …).
-        differences: metric → paired difference to the defence ``none``; empty for ``none``.
+        differences: metric → paired difference to another defence; empty for that one itself.
         by_category: category → metric → estimate.
         answers: answers that were asked for; of them
         failed: without an answer, because the defence or the target failed,
@@ -264,6 +264,7 @@ class Results:
         dataset_hashes: benchmark → sha256 over its files as read.
         command: what repeats the run.
         settings: everything else that a reader needs to repeat it.
+        compared_to: the defence that the cells' differences are to.
     """
 
     cells: tuple[Cell, ...]
@@ -273,3 +274,4 @@ class Results:
     dataset_hashes: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    compared_to: str = "none"

@@ -16,7 +16,7 @@ from vlmguard.errors import MissingExtra
 from vlmguard.evals.report.charts import category_chart, latency_chart, trade_off_chart
 from vlmguard.evals.report.figures import milliseconds
 from vlmguard.evals.report.islands import PIECE, Choices, Pictures, sample_islands
-from vlmguard.evals.report.layout import TargetTable, repeats_note, tables
+from vlmguard.evals.report.layout import TargetTable, compared_with, repeats_note, tables
 from vlmguard.evals.report.opinions import agreements
 from vlmguard.evals.report.published import comparisons
 from vlmguard.evals.report.reproduction import facts
@@ -69,6 +69,7 @@ def html_parts(results: Results) -> Iterator[str]:
         sections=[_section(table, numbers) for table in tables(results)],
         legend=[(mark(8, 8, number), defence) for defence, number in numbers.items()],
         missing=_missing(results),
+        compared_with=compared_with(results),
         repeats=repeats_note(results),
         comparisons=comparisons(results),
         choices=choices,

@@ -67,6 +67,11 @@ def tables(results: Results) -> tuple[TargetTable, ...]:
     )
 
 
+def compared_with(results: Results) -> str:
+    """What the paired differences are to, for people."""
+    return "no defence" if results.compared_to == "none" else results.compared_to
+
+
 def repeats_note(results: Results) -> str:
     """What a reader must know where samples were answered several times; ``""`` otherwise."""
     repeats = max((cell.repeats for cell in results.cells), default=1)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from vlmguard.evals.report.figures import Metric, milliseconds
-from vlmguard.evals.report.layout import Group, repeats_note, tables
+from vlmguard.evals.report.layout import Group, compared_with, repeats_note, tables
 from vlmguard.evals.report.opinions import Pair, agreements
 from vlmguard.evals.report.published import comparisons
 from vlmguard.evals.report.reproduction import Fact, facts
@@ -44,7 +44,7 @@ def _lines(results: Results) -> Iterator[str]:
             if (d := cell.differences.get(metric.name)) is not None
         ]
         if changes:
-            yield "Paired difference to no defence, in points:\n"
+            yield f"Paired difference to {escape(compared_with(results))}, in points:\n"
             yield from _table(["benchmark", "defence", "figure", "difference"], changes, left=4)
     yield (
         "Figures with their 95 % intervals; the best of a group is bold. Unscored answers (failed "

@@ -88,6 +88,7 @@ class _SavedResults(BaseModel):
     dataset_hashes: dict[str, str] = {}
     command: str = ""
     settings: dict[str, Any] = {}
+    compared_to: str = "none"
 
 
 def save_results(results: Results, path: Path) -> None:
@@ -130,6 +131,7 @@ def load_results(path: Path) -> Results:
         dataset_hashes=saved.dataset_hashes,
         command=saved.command,
         settings=saved.settings,
+        compared_to=saved.compared_to,
     )
 
 

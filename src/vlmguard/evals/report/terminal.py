@@ -16,10 +16,13 @@ from vlmguard.evals.types import Cell, Results
 def results_view(results: Results) -> RenderableType:
     """A table for each target, benchmark and judge, narrow enough for eighty characters.
 
-    In a cell: the figure, its interval, and below them the paired difference to no defence with
-    its own. Nothing in a name is read as rich's markup, and nothing is cut off.
+    In a cell: the figure, its interval, and below them the paired difference to another defence,
+    mostly none, with its own. Nothing in a name is read as rich's markup, and nothing is cut off.
     """
-    return Lines(*(part for table in tables(results) for part in _target(table)))
+    parts = [part for table in tables(results) for part in _target(table)]
+    if results.compared_to != "none":
+        parts.append(Text(f"differences: to {results.compared_to}", "dim"))
+    return Lines(*parts)
 
 
 def _target(table: TargetTable) -> list[RenderableType]:
