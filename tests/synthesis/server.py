@@ -1,6 +1,6 @@
 """A chat-completions server that answers as `tests.synthesis.brain` and logs every call.
 
-python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S
+python -m tests.synthesis.server PORT_FILE LOG_FILE DELAY_S MOST_FILE
 """
 
 from __future__ import annotations
@@ -68,11 +68,16 @@ def _no_trouble(_: int) -> Trouble | None:
     return None
 
 
+def _no_end() -> int:
+    return sys.maxsize
+
+
 async def serve(
     ready: Callable[[int], object],
     log: TextIO,
     delay_s: float,
     trouble: Callable[[int], Trouble | None] = _no_trouble,
+    most: Callable[[], int] = _no_end,
 ) -> None:
     """Serve until killed. A log line: stage and answer; no two requests have the same.
 
@@ -81,10 +86,13 @@ async def serve(
         log: of answers.
         delay_s: before each response.
         trouble: number of a request, from 0 → what it meets, or ``None`` for an answer.
+        most: answers that it gives before it waits until there may be more.
     """
     count = itertools.count()
+    answered = 0
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -102,6 +110,11 @@ async def serve(
                     writer.write(met.response())
                     await writer.drain()
                     continue
+                while answered >= most() and not reader.at_eof():  # noqa: ASYNC110  # a file
+                    await asyncio.sleep(0.002)
+                if reader.at_eof():
+                    return
+                answered += 1
                 response = json.dumps(answer(body)).encode()
                 first = body["messages"][0]
                 stage = stage_of(_text(first["content"]) if first["role"] == "system" else "")
@@ -122,11 +135,15 @@ async def serve(
     await server.serve_forever()
 
 
-def main(port_file: Path, log_file: Path, delay_s: float) -> None:
-    """Write the port to a file, then serve."""
+def main(port_file: Path, log_file: Path, delay_s: float, most_file: Path) -> None:
+    """Write the port to a file, then serve; the last file holds how many answers there may be."""
+
+    def most() -> int:
+        return int(most_file.read_text())
+
     with log_file.open("a", encoding="utf-8", buffering=1) as log:
-        asyncio.run(serve(lambda port: port_file.write_text(str(port)), log, delay_s))
+        asyncio.run(serve(lambda port: port_file.write_text(str(port)), log, delay_s, most=most))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))

@@ -404,12 +404,12 @@ async def test_local_engines_are_tried_again() -> None:
 
 
 async def test_requests_per_minute() -> None:
-    """Twenty requests at 1,200 a minute take most of a second, whoever asks."""
+    """Thirty requests at 1,200 a minute take half a second and more, whoever asks."""
     pytest.importorskip("aiolimiter")
     limited = LimitedEngine(ScriptedEngine(lambda *_: "x"), Limits(requests_per_minute=1200))
     started = time.monotonic()
     await asyncio.gather(*(limited.generate(Chat.of("x"), _SAMPLING) for _ in range(30)))
-    assert 0.4 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.4
 
 
 async def test_tokens_per_minute() -> None:
@@ -417,11 +417,10 @@ async def test_tokens_per_minute() -> None:
     pytest.importorskip("aiolimiter")
     answer = Completion(text="x", finish_reason="stop", usage=Usage(completion_tokens=1000))
     limited = LimitedEngine(ScriptedEngine(lambda *_: answer), Limits(tokens_per_minute=60_000))
+    await limited.generate(Chat.of("x"), _SAMPLING)
     started = time.monotonic()
     await limited.generate(Chat.of("x"), _SAMPLING)
-    first = time.monotonic() - started
-    await limited.generate(Chat.of("x"), _SAMPLING)
-    assert first < 0.3 < time.monotonic() - started < 3
+    assert time.monotonic() - started > 0.3
 
 
 def test_limits_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
