@@ -74,21 +74,38 @@ async def test_a_terminated_gateway_finishes_its_streams(tmp_path: Path) -> None
 
 @pytest.mark.slow
 async def test_several_workers(tmp_path: Path) -> None:
-    """They share a port, their numbers add up, and they end together."""
+    """They share a port, their numbers add up, and they end together, after their streams."""
+    go = asyncio.Event()
+
+    async def slow(request: web.Request, _body: Any) -> web.StreamResponse:
+        response = await stream(request, chunks("Hel")[:1])
+        await go.wait()
+        await response.write(chunks("lo.")[0])
+        return response
+
     async with (
-        stub() as (_, target),
+        stub() as (upstream, target),
         serving(tmp_path, "--target", target, "--workers", "2") as gateway,
     ):
         await gateway.until("startup complete")
+        url = f"{gateway.url}/v1/chat/completions"
         for _ in range(10):  # a connection each, so that both get some
             async with httpx.AsyncClient() as client:
-                response = await client.post(f"{gateway.url}/v1/chat/completions", json=body("hi"))
-                assert response.status_code == 200
+                assert (await client.post(url, json=body("hi"))).status_code == 200
         async with httpx.AsyncClient() as client:
             told = (await client.get(f"{gateway.url}/metrics")).text
         counted = re.findall(r"^vlmguard_decisions_total\{.*\} (\S+)$", told, re.MULTILINE)
         assert sum(map(float, counted)) == 10
-        gateway.process.send_signal(signal.SIGTERM)
+        upstream.answer = slow
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=body("hi", stream=True)) as response,
+        ):
+            await response.content.readuntil(b"\n\n")
+            gateway.process.send_signal(signal.SIGTERM)
+            await gateway.until("Waiting for connections")
+            go.set()
+            assert await response.content.read() == chunks("lo.")[0]
         assert await gateway.end() == 0
 
 

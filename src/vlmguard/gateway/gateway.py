@@ -74,9 +74,9 @@ class Gateway:
         else:
             self.target = InProcess(engine or open_engine(settings.target), self.perceiver)
         self.pictures = Pictures(fetcher or _fetcher(settings))
-        self._rewriter = rewriter
-        self._rewriter_server: Server | None = None
         self._breaker = Breaker()
+        self._rewriter = None if rewriter is None else CarefulRewriter(rewriter, self._breaker)
+        self._rewriter_server: Server | None = None
         self._store = DecisionCache(self.redis, size=0, on_lookup=self.metrics.lookup)
         self.policies: Policies[PreparingDefence] = Policies(self._defence)
         self.policies.get(settings.policy)
@@ -224,7 +224,7 @@ class Gateway:
             store=self._store,
         )
 
-    def _open_rewriter(self) -> Rewriter:
+    def _open_rewriter(self) -> CarefulRewriter:
         engine: Engine | None = None
         if self.settings.rewriter == "self":
             engine = (

@@ -225,5 +225,14 @@ class CarefulRewriter:
         except (EngineRejected, OutputError):
             self._breaker.success()  # it runs, even if it is of no use for this request
             raise
+        except VLMGuardError:
+            raise
+        except Exception as error:
+            # A bug, in a model's library say. The policy says what happens, as for any failure;
+            # the breaker does not count it, or one odd request could shut out all others.
+            _log.exception("the rewriter %s failed in an unexpected way", self.name)
+            raise EngineUnavailable(
+                f"the rewriter {self.name} failed in an unexpected way: {type(error).__name__}"
+            ) from error
         self._breaker.success()
         return decided
