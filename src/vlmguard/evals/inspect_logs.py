@@ -44,7 +44,8 @@ from inspect_ai.model import (
 from PIL import Image as Pillow
 
 from vlmguard.errors import VLMGuardError
-from vlmguard.evals.inspect_tasks import ANSWER, sample_metadata, to_score
+from vlmguard.evals.inspect_samples import sample_metadata
+from vlmguard.evals.inspect_tasks import ANSWER, to_score
 from vlmguard.evals.types import Answer, Judgement, Results, Sample
 from vlmguard.types import Image
 

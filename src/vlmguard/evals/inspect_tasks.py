@@ -17,20 +17,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai._util.package import get_installed_package_name
 from inspect_ai.dataset import MemoryDataset
-from inspect_ai.dataset import Sample as InspectSample
 from inspect_ai.model import (
-    ChatMessageUser,
-    Content,
-    ContentImage,
-    ContentText,
     GenerateConfig,
     Model,
     ModelOutput,
@@ -45,21 +38,19 @@ from vlmguard.defences import open_defence
 from vlmguard.engines import Capability, Engine
 from vlmguard.errors import VLMGuardError
 from vlmguard.evals.answering import Contender, Entry, respond
-from vlmguard.evals.benchmarks import BENCHMARKS, FilePicture
-from vlmguard.evals.described import DescribedPicture, DescribedPictures
+from vlmguard.evals.benchmarks import BENCHMARKS
+from vlmguard.evals.described import DescribedPictures
 from vlmguard.evals.inspect_engine import InspectEngine
 from vlmguard.evals.inspect_provider import EngineAPI
+from vlmguard.evals.inspect_samples import from_state, to_inspect
 from vlmguard.evals.inspect_wire import PrerequisiteError, active_config, from_config
 from vlmguard.evals.judges import open_judge
 from vlmguard.evals.lineup import open_suites, with_policy
 from vlmguard.evals.plan import DEFAULT_POLICY, EvalPlan
-from vlmguard.evals.types import Answer, Judgement, Picture, Sample
-from vlmguard.images import load_image
-from vlmguard.types import Image
+from vlmguard.evals.types import Answer, Judgement
 
 ANSWER = TypeAdapter(Answer)
 """Writes and reads answers as plain JSON values."""
-_REFERENCE = TypeAdapter(dict[str, str])
 _DEFAULT_JUDGE = "refusal"
 
 
@@ -70,85 +61,6 @@ def _named(name: str) -> str:
     under a distribution of another name.
     """
     return name if get_installed_package_name(_named) else f"vlmguard/{name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Inline:
-    """A picture of a sample as Inspect holds it: a path or a ``data:`` URL."""
-
-    source: str
-
-    def load(self) -> Image:
-        """The encoded picture."""
-        return load_image(self.source)
-
-
-# --- Samples ---------------------------------------------------------------------------------
-
-
-def _to_inspect(sample: Sample) -> InspectSample:
-    """A sample of ours as Inspect's; what judges need stands in its metadata."""
-    content: list[Content] = [
-        ContentImage(image=_source(picture))
-        for picture in sample.pictures
-        if not isinstance(picture, DescribedPicture)
-    ]
-    content.append(ContentText(text=sample.prompt))
-    return InspectSample(
-        id=sample.id,
-        input=[ChatMessageUser(content=content)],
-        target=sample.kind,
-        metadata=sample_metadata(sample),
-    )
-
-
-def sample_metadata(sample: Sample) -> dict[str, Any]:
-    """What Inspect's logs keep of a sample beside its input."""
-    return {
-        "benchmark": sample.benchmark,
-        "prompt": sample.prompt,
-        "kind": sample.kind,
-        "category": sample.category,
-        "subset": sample.subset,
-        "goal": sample.goal,
-        "description": sample.description,
-        "reference": dict(sample.reference),
-    }
-
-
-def _source(picture: Picture) -> str:
-    """A file is read by Inspect when its sample runs; anything else is drawn or read now."""
-    if isinstance(picture, FilePicture) and picture.path is not None:
-        return str(picture.path)
-    return picture.load().data_url()
-
-
-def _from_state(state: TaskState) -> Sample:
-    """The sample of a running or logged state."""
-    told = state.metadata
-    pictures: list[Picture] = []
-    if told["description"] is not None:
-        pictures.append(DescribedPicture(description=told["description"]))
-    given = state.input if isinstance(state.input, list) else []
-    for message in given:
-        if not isinstance(message.content, str):
-            pictures += [
-                _Inline(source=part.image)
-                for part in message.content
-                if isinstance(part, ContentImage)
-            ]
-    return Sample(
-        benchmark=told["benchmark"],
-        id=str(state.sample_id),
-        prompt=told["prompt"],
-        kind=told["kind"],
-        pictures=tuple(pictures),
-        description=told["description"],
-        category=told["category"],
-        subset=told["subset"],
-        goal=told["goal"],
-        reference=_REFERENCE.validate_python(told["reference"]),
-    )
 
 
 # --- Solver ----------------------------------------------------------------------------------
@@ -184,7 +96,7 @@ def defended(defence: str = "none", policy: str = DEFAULT_POLICY) -> Solver:
         return opened[str(model)]
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:  # noqa: ARG001
-        behind, sample = contender(), _from_state(state)
+        behind, sample = contender(), from_state(state)
         chat = await asyncio.to_thread(sample.chat)
         answer = await respond(behind, sample, chat, from_config(active_config(get_model())))
         usage = answer.usage
@@ -245,7 +157,7 @@ def judged(judge: str = _DEFAULT_JUDGE) -> Scorer:
         answer = _bare_answer(state) if told is None else ANSWER.validate_python(told)
         if answer.empty:
             return Score.unscored(reason="no_response", explanation="the answer is empty")
-        return to_score(await opened.judge(_from_state(state), answer), answer)
+        return to_score(await opened.judge(from_state(state), answer), answer)
 
     return score
 
@@ -289,7 +201,7 @@ def _open_task(
         solving = defended(defence, policy)
         return Task(
             dataset=MemoryDataset(
-                [_to_inspect(sample) for sample in suite.samples], name=suite.name
+                [to_inspect(sample) for sample in suite.samples], name=suite.name
             ),
             solver=solving,
             scorer=judges,

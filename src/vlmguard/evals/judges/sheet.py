@@ -16,7 +16,7 @@ from typing import get_args
 
 from vlmguard.data.tables import read_rows
 from vlmguard.errors import DataError, InputError
-from vlmguard.evals.judges.rubrics import Outcome
+from vlmguard.evals.judges.grades import Outcome
 from vlmguard.evals.judges.unscored import nothing_to_judge
 from vlmguard.evals.spreadsheets import as_text
 from vlmguard.evals.store import digest
