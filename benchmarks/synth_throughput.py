@@ -6,7 +6,9 @@
 
 ``rate`` starts a local server that answers every call after 50 ms, in a process of its own, and
 asks it 64 times at once: first bare, then through the whole pipeline, then bare again. The bodies
-are the pipeline's own. ``memory`` answers in the process, so that the pipeline alone is measured.
+are the pipeline's own; the flood spreads its connections over as many httpx clients as the pipeline
+does, since one with 64 is a third as fast (which is told, too). ``memory`` answers in the process,
+so that the pipeline alone is measured.
 ``ray`` starts Ray here with two workers; its rate is also told without the start, from the first
 outcome on.
 """
@@ -21,7 +23,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ from vlmguard.types import Chat
 
 DELAY_S = 0.05
 CONCURRENCY = 64
+SPREAD = CONCURRENCY // 8  # httpx clients, as `vlmguard.engines.openai_clients` has them
 
 _FEATURE = {"feature": "It urges.", "span": "go ahead and do it", "harm": "Somebody falls."}
 _CAUSAL = {
@@ -160,13 +163,17 @@ def write_pairs(path: Path, count: int) -> Path:
     return path
 
 
-async def flood(url: str, bodies: list[bytes]) -> float:
-    """Calls a second, bare."""
+async def flood(url: str, bodies: list[bytes], *, clients: int) -> float:
+    """Calls a second, bare: 64 loops that post and read, over so many httpx clients."""
     waiting = iter(bodies)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENCY)
-    async with httpx.AsyncClient(limits=limits) as client:
+    async with AsyncExitStack() as held:
+        pools = [
+            await held.enter_async_context(httpx.AsyncClient(limits=limits)) for _ in range(clients)
+        ]
 
-        async def work() -> None:
+        async def work(number: int) -> None:
+            client = pools[number % clients]
             for body in waiting:
                 response = await client.post(
                     f"{url}/chat/completions",
@@ -176,7 +183,7 @@ async def flood(url: str, bodies: list[bytes]) -> float:
                 response.json()["choices"][0]["message"]["content"]
 
         start = time.perf_counter()
-        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        await asyncio.gather(*map(work, range(CONCURRENCY)))
         return len(bodies) / (time.perf_counter() - start)
 
 
@@ -212,19 +219,21 @@ async def synthesize(url: str, pairs: Path, folder: Path) -> float:
 
 
 def rate(seeds: int) -> None:
-    """Print the rates of flood, pipeline, flood."""
+    """Print the rates of flood, pipeline, flood; and of a flood with one client."""
     with tempfile.TemporaryDirectory() as name, local_server() as url:
         folder = Path(name)
         pairs = write_pairs(folder / "pairs.jsonl", seeds)
         bodies = list(pipeline_bodies(pairs, folder))
-        asyncio.run(flood(url, bodies[: 4 * CONCURRENCY]))  # warm up
-        before = asyncio.run(flood(url, bodies))
+        asyncio.run(flood(url, bodies[: 4 * CONCURRENCY], clients=SPREAD))  # warm up
+        before = asyncio.run(flood(url, bodies, clients=SPREAD))
         ours = asyncio.run(synthesize(url, pairs, folder / "out"))
-        after = asyncio.run(flood(url, bodies))
+        after = asyncio.run(flood(url, bodies, clients=SPREAD))
+        one = asyncio.run(flood(url, bodies, clients=1))
         bare = (before + after) / 2
         print(
-            f"bare flood {before:.0f} and {after:.0f} calls/s, pipeline {ours:.0f} calls/s: "
-            f"ratio {ours / bare:.3f} (ceiling {CONCURRENCY / DELAY_S:.0f}/s)"
+            f"bare flood {before:.0f} and {after:.0f} calls/s ({one:.0f} with one client), "
+            f"pipeline {ours:.0f} calls/s: ratio {ours / bare:.3f} "
+            f"(ceiling {CONCURRENCY / DELAY_S:.0f}/s)"
         )
 
 
@@ -237,7 +246,7 @@ def ray(seeds: int) -> None:
         seconds, steady = asyncio.run(_synthesize_on_ray(url, pairs, seeds, folder / "ray"))
         print(
             f"local {ours:.0f} calls/s; Ray with two workers {steady:.0f} calls/s from the first "
-            f"outcome on; {seeds:,} seeds in {seconds:.1f} s with its start"
+            f"outcome on ({steady / ours:.2f}); {seeds:,} seeds in {seconds:.1f} s with its start"
         )
 
 
