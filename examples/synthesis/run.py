@@ -8,7 +8,7 @@ by us in ``reasoner.json``, so the first shows what records look like. In the se
 million parameters does, under a JSON schema, what the paper has one of 38 billion do: expect none
 or one of three seeds to pass, and a record that did pass to be poor. The machinery is the same:
 what does not keep to the form is repaired once, then rejected, and the folder ``synthesis/`` beside
-the dataset says why.
+the dataset says why. Ctrl-C stops it; the same command goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,15 +50,20 @@ def synthesize(seeds: Path, dataset: Path, reasoner: str, target: str) -> int:
     scripted = reasoner.startswith("scripted:")
     brief = ["--samples", "2", "--attempts", "2", "--answer-tokens", "96"]
     briefer = ["--samples", "1", "--attempts", "1", "--answer-tokens", "48", "--limit", "3"]
-    return subprocess.run(  # noqa: S603  # our own command
+    process = subprocess.Popen(  # noqa: S603  # our own command
         [
             *VLMGUARD, "synth", "run",
             "--source", seeds, "--out", dataset, "--licence", "apache-2.0",
             "--reasoner", reasoner, "--target", target, "--concurrency", "2",
             *(brief if scripted else briefer),
-        ],
-        check=False,
-    ).returncode  # fmt: skip
+        ]
+    )  # fmt: skip
+    # Ctrl-C reaches the command as well, which stores the answers on their way and ends.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def report(dataset: Path, reasoner: str) -> None:
