@@ -205,6 +205,20 @@ def _hashes() -> dict[str, str]:
     return pipeline.PROMPT_HASHES
 
 
+@pytest.mark.parametrize(
+    ("spec", "counts_as"),
+    [
+        ("openai:m@http://localhost/v1?timeout=5&vision=false",
+         "openai:m@http://localhost/v1?vision=false"),
+        ("vllm:org/m?tensor_parallel_size=2&dtype=float16", "vllm:org/m?dtype=float16"),
+        ("scripted:a.json?delay_s=1", "scripted:a.json?delay_s=1"),
+    ],
+)  # fmt: skip
+def test_what_a_model_counts_by(spec: str, counts_as: str) -> None:
+    """Options that change how it is asked or run, and not its answers, do not count."""
+    assert player(ScriptedEngine([], spec=spec)).identity == counts_as
+
+
 async def test_seeds_that_move(bench: Bench) -> None:
     """A seed that is put in front moves all others, and they are not asked about again."""
     await bench.run(brain())

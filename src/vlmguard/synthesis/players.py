@@ -10,8 +10,15 @@ from vlmguard.perception import DescribedEngine, Perceiver
 from vlmguard.synthesis.limits import LimitedEngine, Limits
 from vlmguard.synthesis.progress import is_hosted
 
-_WITHOUT_EFFECT = {"timeout", "retries", "key_env", "stream_usage", "streaming", "logprobs"}
-"""Options of a hosted model that change how it is asked, not what it answers."""
+_LLAMACPP = frozenset({"threads", "parallel"})
+_WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
+    "openai": frozenset({"timeout", "retries", "key_env", "stream_usage", "streaming", "logprobs"}),
+    "vllm": frozenset({"gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"}),
+    "hf": frozenset({"device"}),
+    "llamacpp": _LLAMACPP,
+    "smollm2": _LLAMACPP,
+}
+"""Options that change how a model is run or asked, and no more of its answers than chance does."""
 _TRIES = 3
 _NO_LIMITS = Limits()
 
@@ -70,8 +77,9 @@ def player(
 
 
 def _identity(spec: str) -> str:
-    if not is_hosted(spec):
-        return spec
     parsed = EngineSpec.parse(spec)
-    kept = {key: value for key, value in parsed.options.items() if key not in _WITHOUT_EFFECT}
+    idle = _WITHOUT_EFFECT.get(parsed.scheme)
+    if idle is None:
+        return spec
+    kept = {key: value for key, value in parsed.options.items() if key not in idle}
     return str(replace(parsed, options=kept))
