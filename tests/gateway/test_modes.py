@@ -292,9 +292,14 @@ def test_wrong_settings_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(path, {"port": None})
     told = str(caught.value)
-    assert all(word in told for word in ("mode", "porrt", "no such field", "'x' is no route"))
+    assert all(
+        word in told
+        for word in ("mode", "porrt", "not 'maybe'", "no such field", "'x' is no route")
+    )
     path.write_text("mode: shadow\n")
     assert load_settings(path, {"mode": "off", "port": None}).mode == "off"
+    path.write_text("mode: off\n")  # false, to YAML
+    assert load_settings(path, {}).mode == "off"
 
 
 async def test_running_gateways_need_a_servable_defence() -> None:

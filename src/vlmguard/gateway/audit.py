@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vlmguard.errors import AuditError, ConfigError
+from vlmguard.gateway.modes import Mode
 from vlmguard.types import Action, RiskReport, Usage, Verdict
 
 AUDIT_VERSION = 1
 """Of the stored form; a reader refuses another one."""
 
-Mode = Literal["enforce", "shadow", "off"]
 OnFull = Literal["fail", "continue"]
 Form = Literal["sqlite", "jsonl"]
 

@@ -22,10 +22,11 @@ from vlmguard.gateway.keys import KeyStore
 from vlmguard.gateway.ledger import Ledger
 from vlmguard.gateway.limits import RateLimits
 from vlmguard.gateway.metrics import Metrics
+from vlmguard.gateway.modes import Mode
 from vlmguard.gateway.pictures import Pictures
 from vlmguard.gateway.policies import Policies
 from vlmguard.gateway.readiness import Loading, Readiness, problem_with
-from vlmguard.gateway.settings import Mode, Settings
+from vlmguard.gateway.settings import Settings
 from vlmguard.gateway.tracing import Tracing, open_tracing
 from vlmguard.gateway.upstream import Upstream, is_upstream, target_spec
 from vlmguard.images.fetch import Fetcher, FetchLimits

@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vlmguard.errors import ConfigError, InputError
+from vlmguard.gateway.modes import Mode, ModeField
 from vlmguard.models.lock import exclusive
 
 TOKEN_PREFIX = "vg-"  # noqa: S105  # what a token starts with, not a token
@@ -59,7 +60,7 @@ class ApiKey(BaseModel):
     policy: str | None = None
     requests_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     max_body_bytes: Annotated[int | None, Field(gt=0)] = None
-    mode: Literal["enforce", "shadow", "off"] | None = None
+    mode: ModeField | None = None
 
 
 class _KeysFile(BaseModel):
@@ -177,7 +178,7 @@ def add_key(
     policy: str | None = None,
     requests_per_minute: float | None = None,
     max_body_bytes: int | None = None,
-    mode: Literal["enforce", "shadow", "off"] | None = None,
+    mode: Mode | None = None,
 ) -> tuple[str, ApiKey]:
     """Make a key; the file is made when there is none.
 

@@ -14,7 +14,7 @@ from vlmguard.gateway.calls import Call
 from vlmguard.gateway.errors import ApiError
 from vlmguard.gateway.guarding import Decision
 from vlmguard.gateway.metrics import Metrics
-from vlmguard.gateway.settings import Mode
+from vlmguard.gateway.modes import Mode
 from vlmguard.types import Usage
 
 _log = logging.getLogger(__name__)

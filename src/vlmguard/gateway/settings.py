@@ -10,8 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vlmguard.errors import ConfigError
-
-Mode = Literal["enforce", "shadow", "off"]
+from vlmguard.gateway.modes import ModeField
 
 _ROUTE = re.compile(r"(?:(GET|POST|DELETE|PUT|PATCH) )?(/[A-Za-z0-9/_.~-]*)(/\*)?")
 
@@ -67,7 +66,7 @@ class Settings(BaseModel):
     detectors: str | None = None
     defence: str = "guard"
     policy: str = "balanced"
-    mode: Mode = "enforce"
+    mode: ModeField = "enforce"
     shadow_policy: str | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -146,7 +145,10 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors(include_url=False):
         place = ".".join(str(part) for part in item["loc"][:2])
         message = str(item["msg"]).removeprefix("Value error, ")
+        given = item["input"]
         if item["type"] == "extra_forbidden":
             message = f"no such field; fields: {', '.join(model.model_fields)}"
+        elif item["type"] != "value_error" and isinstance(given, str | int | float):
+            message += f", not {given!r:.60}"
         lines.append(f"  {place}: {message}")
     return "\n".join(lines)

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vlmguard.errors import ConfigError
-from vlmguard.gateway.settings import Mode, Settings, problems_of, route_of
+from vlmguard.gateway.modes import ModeField
+from vlmguard.gateway.settings import Settings, problems_of, route_of
 
 
 class GuardSettings(BaseModel):
@@ -35,19 +36,13 @@ class GuardSettings(BaseModel):
     policy: str = "balanced"
     rewriter: str | None = None
     detectors: tuple[str, ...] | None = None
-    mode: Mode = "enforce"
+    mode: ModeField = "enforce"
     on_failure: Literal["closed", "open"] | None = None
     cache_size: Annotated[int, Field(ge=0)] = 4096
     allow_uninspected: tuple[str, ...] = ()
     remote_images: bool = True
     image_domains: tuple[str, ...] | None = None
     private_images: bool = False
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _off(cls, value: object) -> object:
-        """YAML reads a bare ``off`` as false."""
-        return "off" if value is False else value
 
     @classmethod
     def read(cls, given: Mapping[str, Any], where: str) -> Self:
