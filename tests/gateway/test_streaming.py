@@ -143,8 +143,8 @@ async def test_a_target_that_falls_silent(gate: Running) -> None:
         silent.set()
 
 
-async def test_a_target_that_is_gone() -> None:
-    """A 502 in OpenAI's form without the inner address; after several, a 503 at once."""
+async def test_a_target_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """A 502 in OpenAI's form; the inner address is in the log only; after several, a 503 at once."""
     async with running(target="openai:m@http://127.0.0.1:9/v1") as gate:
         statuses = []
         for _ in range(6):
@@ -152,6 +152,9 @@ async def test_a_target_that_is_gone() -> None:
             statuses.append(response.status_code)
             assert "127.0.0.1" not in response.text
         assert statuses == [502] * 5 + [503]
+        reasons = [line for line in caplog.messages if line.startswith("the target cannot")]
+        assert len(reasons) == 5
+        assert "127.0.0.1:9" in reasons[0]
         assert (await gate.http.get("/health/ready")).status_code == 503
 
 

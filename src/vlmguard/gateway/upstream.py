@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import quote
@@ -22,6 +23,7 @@ try:
 except ImportError as error:  # pragma: no cover - tests run with the extra
     raise MissingExtra("the gateway", "serve") from error
 
+_log = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _IDLE_S = 4.0
 """Idle connections are closed before common servers close theirs (uvicorn: after 5 s), so that no
@@ -140,12 +142,17 @@ class Upstream:
             )
         except TimeoutError:
             self.breaker.failure()
+            _log.warning("the target did not answer in time")
             raise ApiError(
                 504, "The target did not answer in time", code="target_timeout"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             self.breaker.failure()
-            # The reason tells addresses of the inner network: for the log only.
+            # The reason tells addresses of the inner network: for the log only. Other errors than
+            # that of connecting may quote what the target sent.
+            known = isinstance(error, aiohttp.ClientConnectorError)
+            reason = str(error) if known else type(error).__name__
+            _log.warning("the target cannot be reached: %s", reason)
             raise ApiError(
                 502, "The target cannot be reached", code="target_unavailable"
             ) from error
