@@ -144,7 +144,7 @@ async def test_a_target_that_falls_silent(gate: Running) -> None:
 
 
 async def test_a_target_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """A 502 in OpenAI's form; the inner address is in the log only; after several, a 503 at once."""
+    """A 502 in OpenAI's form; the inner address is only in the log; after some, a 503 at once."""
     async with running(target="openai:m@http://127.0.0.1:9/v1") as gate:
         statuses = []
         for _ in range(6):
