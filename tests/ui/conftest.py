@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +19,7 @@ WAIT_MS = 60_000
 
 # Not for the session: while Playwright's synchronous API is open, no event loop can run beside it.
 @pytest.fixture(scope="module")
-def browser(playground_url: str) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """Headless Chromium, where there is one."""
     api = pytest.importorskip("playwright.sync_api")
     from tests.ui.playground import chromium
@@ -43,7 +45,8 @@ def playground_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     folder = tmp_path_factory.mktemp("playground")
     log = folder / "audit.sqlite"
-    asyncio.run(write_log(log, 30))
+    with ThreadPoolExecutor(1) as beside:  # the browser's event loop may be open here
+        beside.submit(lambda: asyncio.run(write_log(log, 30, failed=True))).result()
     reports = folder / "reports"
     reports.mkdir()
     (reports / "report.html").write_text("<h1>Results of a run</h1>")
@@ -55,20 +58,37 @@ def playground_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, playground_url: str) -> Iterator[Page]:
     """The page, opened anew; fails when its console has an error or it calls elsewhere."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_MS)
-    opened = context.new_page()
-    wrong: list[str] = []
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on(
-        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
-    )
-    opened.on("request", lambda request: wrong.extend(_outside(request.url, playground_url)))
-    opened.goto(playground_url)
-    opened.wait_for_selector("#vg-run")
-    yield opened
-    context.close()
-    assert wrong == []
+    with opened(browser, playground_url) as page:
+        page.wait_for_selector("#vg-run")
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
+    """A page in a context of its own; fails when its console has an error or it calls elsewhere.
+
+    Args:
+        browser: in which.
+        url: to open.
+        context: of the browser: size, colours, touch.
+    """
+    made = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+    try:
+        made.set_default_timeout(WAIT_MS)
+        page = made.new_page()
+        wrong: list[str] = []
+        own = "/".join(url.split("/")[:3])
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "console",
+            lambda message: wrong.append(message.text) if message.type == "error" else None,
+        )
+        page.on("request", lambda request: wrong.extend(_outside(request.url, own)))
+        page.goto(url)
+        yield page
+        assert wrong == []
+    finally:
+        made.close()
 
 
 def _outside(url: str, own: str) -> list[str]:

@@ -64,7 +64,8 @@ def test_a_veiled_answer_is_inert_until_it_is_lifted() -> None:
 def test_the_gauge_marks_the_threshold() -> None:
     """The risk is a meter; where the threshold stands is written and drawn."""
     shown = render.gauge(Snapshot(prompt="", picture=None, threshold=0.25, risk=0.3))
-    assert 'value="0.3000"' in shown
+    assert 'aria-valuenow="0.3000"' in shown
+    assert 'style="width:30.00%"' in shown
     assert "Risky" in shown
     assert "left:25.0%" in shown
 
@@ -110,8 +111,17 @@ async def test_defences_are_compared_one_after_the_other() -> None:
     assert "Calls added" in shown
 
 
-async def write_log(path: Path, count: int, *, keep_content: bool = True) -> None:
-    """An audit log with decisions a minute apart, every third of them risky."""
+async def write_log(
+    path: Path, count: int, *, keep_content: bool = True, failed: bool = False
+) -> None:
+    """An audit log with decisions a minute apart, every third of them risky.
+
+    Args:
+        path: to write.
+        count: of the decisions.
+        keep_content: texts and reasons too.
+        failed: a last request whose guard failed.
+    """
     log = open_audit(path, keep_content=keep_content)
     for number in range(count):
         risky = number % 3 == 0
@@ -131,17 +141,30 @@ async def write_log(path: Path, count: int, *, keep_content: bool = True) -> Non
                 report=RiskReport(textual="t", visual="v", multimodal="m") if risky else None,
             )
         )
+    if failed:
+        await log.record(
+            AuditRecord(
+                time=NOW + timedelta(minutes=count),
+                request_id=f"request-{count}",
+                route="/v1/chat/completions",
+                status=504,
+                policy="balanced",
+                failure="EngineTimeout: no answer within 30 s",
+            )
+        )
     await log.aclose()
 
 
 async def test_the_audit_view_filters_and_counts(tmp_path: Path) -> None:
     """Verdict, key, category and time select; bars add up to the records."""
     log = tmp_path / "audit.sqlite"
-    await write_log(log, 30)
+    await write_log(log, 30, failed=True)
     page = audit_view.look(str(log), AuditQuery())
-    assert page.total == sum(bar.decisions for bar in page.bars) == 30
-    assert page.by_verdict == {"risky": 10, "safe": 20}
-    assert page.newest[0].request_id == "request-29"
+    assert page.total == sum(bar.decisions for bar in page.bars) == 31
+    assert page.by_verdict == {"risky": 10, "safe": 20, "undecided": 1}
+    assert page.newest[0].request_id == "request-30"
+    failures = audit_view.look(str(log), AuditQuery(failed=True))
+    assert "1 decision (1 undecided). The guard failed on 1." in audit_view.told(failures)
     query = AuditQuery(verdict="risky", key_id="bob", since=NOW + timedelta(minutes=10))
     assert audit_view.look(str(log), query).total == 3
     assert audit_view.look(str(log), AuditQuery(category="hate")).total == 0

@@ -19,7 +19,7 @@ from vlmguard.ui.audit_view import AuditPage, look
 from vlmguard.ui.guard_tab import veil_script
 
 _ANY = "any"
-_COLOURS = {"safe": "#16a34a", "risky": "#ea580c", "none": "#6b7280"}
+_COLOURS = {"safe": "#16a34a", "risky": "#ea580c", audit_view.UNDECIDED: "#6b7280"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from vlmguard.ui.runs import Answer
 MOST_ROWS = 200
 """In the table; counts and exports take all."""
 _MOST_BARS = 60
+UNDECIDED = "undecided"
+"""Stands for the verdict of a request that has none."""
 COLUMNS = ("time (UTC)", "verdict", "risk", "category", "action", "key", "policy", "request")
 _WIDTHS = (
     timedelta(minutes=1),
@@ -48,7 +50,7 @@ class AuditPage:
     Attributes:
         total: records that match.
         failed: those where the guard failed.
-        by_verdict: counts.
+        by_verdict: counts; `UNDECIDED` where there was no verdict.
         newest: the newest of them, newest first.
         bars: counts over time.
         width: of a bar.
@@ -78,7 +80,7 @@ def look(log: str, query: AuditQuery) -> AuditPage:
                 del newest[:-MOST_ROWS]
             failed += record.failure is not None
             minute = record.time.astimezone(UTC).replace(second=0, microsecond=0)
-            minutes[minute, record.verdict or "none"] += 1
+            minutes[minute, record.verdict or UNDECIDED] += 1
     width = _width([minute for minute, _ in minutes])
     grouped: Counter[tuple[datetime, str]] = Counter()
     by_verdict: Counter[str] = Counter()

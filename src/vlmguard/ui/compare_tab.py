@@ -125,7 +125,7 @@ def compare_tab(models: Models) -> None:
     """Build the tab within the current `gr.Blocks`."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = uploaded("Picture to compare with")
+            picture = uploaded("Picture to compare with", "vg-compare-picture")
             prompt = gr.Textbox(label="Prompt to compare with", lines=3)
         with gr.Column(scale=3, min_width=300):
             target = model_choice("Target of the comparison", models.targets, free=models.any_model)

@@ -50,7 +50,7 @@ def veil_script() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """The components by which models are chosen."""
+    """The components by which models are chosen; the slider stands below the risk."""
 
     target: gr.Dropdown
     rewriter: gr.Dropdown
@@ -77,10 +77,11 @@ class Views:
         return [getattr(self, name) for name in self.__slots__]
 
 
-def uploaded(label: str) -> gr.Image:
-    """Where a picture is dropped; gives the file as it came."""
+def uploaded(label: str, name: str) -> gr.Image:
+    """Where a picture is dropped, an element of that name; gives the file as it came."""
     picture = gr.Image(
         label=label,
+        elem_id=name,
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
@@ -102,7 +103,7 @@ def guard_tab(models: Models, settings: UiSettings) -> None:
     visit = gr.State(None)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = uploaded("Picture")
+            picture = uploaded("Picture", "vg-picture")
             prompt = gr.Textbox(label="Prompt", lines=3, placeholder="Ask about the picture …")
             with gr.Row():
                 run = gr.Button("Run", variant="primary", elem_id="vg-run", min_width=120)
@@ -110,7 +111,7 @@ def guard_tab(models: Models, settings: UiSettings) -> None:
             _examples(picture, prompt)
             choices = _choices(models, settings)
         beside = gr.Column(scale=3, min_width=320)
-    views = _views(beside)
+    views = _views(beside, choices.threshold)
 
     async def think(  # noqa: PLR0917  # Gradio gives values by place
         shown: str | None, text: str, target: str, rewriter: str, policy: str, threshold: float
@@ -173,15 +174,16 @@ def _choices(models: Models, settings: UiSettings) -> Choices:
         policy = gr.Dropdown(
             list(settings.policies), value=settings.policies[0], label="Policy", filterable=False
         )
-        threshold = gr.Slider(
-            0.001,
-            1,
-            value=_threshold(models, settings.policies[0], models.rewriters[0], models.targets[0]),
-            step=0.001,
-            label="Threshold: the least risk that counts as risky",
-            elem_id="vg-threshold",
-            buttons=[],
-        )
+    threshold = gr.Slider(
+        0.001,
+        1,
+        value=_threshold(models, settings.policies[0], models.rewriters[0], models.targets[0]),
+        step=0.001,
+        label="Threshold: the least risk that counts as risky",
+        elem_id="vg-threshold",
+        buttons=[],
+        render=False,
+    )
 
     def preset(policy_name: str, rewriter_spec: str, target_spec: str) -> float:
         try:
@@ -219,12 +221,13 @@ def _threshold(models: Models, policy: str, rewriter: str, target: str) -> float
     return round(exact, 3)
 
 
-def _views(beside: gr.Column) -> Views:
+def _views(beside: gr.Column, threshold: gr.Slider) -> Views:
     """All views: those of the guard in a column beside the question, the answers below both."""
     nothing = Snapshot(prompt="", picture=None, threshold=0.5)
     with beside:
         status = gr.HTML(render.status(nothing, again=False), elem_id="vg-status")
         gauge = gr.HTML(render.gauge(nothing), elem_id="vg-gauge")
+        threshold.render()  # type: ignore[no-untyped-call]
         with gr.Row(elem_classes="vg-pictures"):
             picture = gr.AnnotatedImage(
                 label="What was read in the picture", visible=False, height=260, buttons=[]

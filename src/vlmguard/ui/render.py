@@ -92,9 +92,11 @@ def gauge(snapshot: Snapshot) -> str:
         verdict = '<strong class="vg-verdict">Risk</strong> <span>not known yet</span>'
     else:
         side = "risky" if risk >= threshold else "safe"
+        # Not the element <meter>: each browser draws its own, and lets little of it be styled.
         meter = (
-            f'<meter class="vg-meter {side}" min="0" max="1" value="{risk:.4f}" '
-            f'aria-label="Risk">{risk:.2f}</meter>'
+            f'<div class="vg-meter {side}" role="meter" aria-label="Risk" aria-valuemin="0" '
+            f'aria-valuemax="1" aria-valuenow="{risk:.4f}"><span style="width:{risk:.2%}"></span>'
+            "</div>"
         )
         verdict = (
             f'<strong class="vg-verdict {side}">{side.capitalize()}</strong> '
@@ -102,7 +104,7 @@ def gauge(snapshot: Snapshot) -> str:
             f"of {threshold:.3f}</span>"
         )
     return (
-        f'<div class="vg-card vg-gauge"><p>{verdict}{_consequence(snapshot)}</p>'
+        f'<div class="vg-card vg-gauge"><p>{verdict}</p>{_consequence(snapshot)}'
         f'<div class="vg-scale">{meter}<span class="vg-mark" style="left:{mark}" '
         'aria-hidden="true"></span></div><div class="vg-ends" aria-hidden="true"><span>0</span>'
         f'<span class="vg-mark-text" style="left:{mark}">threshold</span><span>1</span></div></div>'
@@ -113,8 +115,10 @@ def _consequence(snapshot: Snapshot) -> str:
     rewrite = snapshot.rewrite
     if rewrite is None:
         return ""
-    category = f" · {escape(rewrite.category.replace('_', ' '))}" if rewrite.category else ""
-    return f"<span>{category} → {_ACTIONS[rewrite.action]}</span>"
+    told = _ACTIONS[rewrite.action]
+    if rewrite.category:
+        told = f"{escape(rewrite.category.replace('_', ' '))}: {told}"
+    return f'<p class="vg-consequence">{told[0].upper()}{told[1:]}.</p>'
 
 
 def reasons(snapshot: Snapshot) -> str:
