@@ -11,6 +11,7 @@ Imported by the run's process and by the cluster's, and only where Ray is instal
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ class Hub:
     """A post office: an asynchronous actor that holds nothing for longer than it must."""
 
     def __init__(self) -> None:
+        _leave_the_terminal()
         self._loop = asyncio.get_running_loop()
         self._tasks: deque[Task] = deque()
         self._messages: list[Message] = []
@@ -123,6 +125,17 @@ class Hub:
             self._loop.call_soon_threadsafe(self._tell, told)
 
 
+def _leave_the_terminal() -> None:
+    """Hear no Ctrl-C: it goes to every process of the terminal's foreground group.
+
+    A Ray that was started for this run is in it. Only the run's own process may hear, which lets
+    the calls in flight end.
+    """
+    if ray.is_initialized() and hasattr(os, "setpgrp"):  # not on Windows
+        with suppress(PermissionError):  # it leads a session, so it has left already
+            os.setpgrp()
+
+
 async def _within(event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), _POLL_S)
@@ -184,6 +197,7 @@ class _Seeds(Datasource):  # type: ignore[misc, unused-ignore]
         hub, bundle = self._hub, self._bundle
 
         def read() -> Iterator[pa.Table]:
+            _leave_the_terminal()
             while (tasks := ray.get(hub.take.remote(bundle))) is not None:
                 yield _block("tasks", tasks)
 
@@ -195,6 +209,7 @@ class Worker:
     """An actor of the pool: its own models, one event loop, a bounded number of seeds at once."""
 
     def __init__(self, hub: Any, plan: Plan) -> None:
+        _leave_the_terminal()
         self._plan = plan
         self._answers = _Answers(hub)
         self._free = asyncio.Semaphore(plan.at_once)
