@@ -144,7 +144,8 @@ def test_keys_open_the_api_and_the_password_the_page(gateway: Served) -> None:
 @pytest.mark.slow
 def test_the_page_decides_beside_the_api(gateway: Served, browser: Browser) -> None:
     """It loads under its path, guards with the gateway's models, and shows the API's decisions."""
-    with opened(browser, f"{gateway.url}/playground/") as page:
+    # The browser itself notes that the page was not open before the password.
+    with opened(browser, f"{gateway.url}/playground/", expected="401") as page:
         page.get_by_label("Username").fill("vlmguard")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Login").click()

@@ -127,7 +127,7 @@ def test_every_filter_of_the_audit_log_narrows_what_is_shown_and_exported(page: 
         ("Since (UTC)", "2026-01-31 12:10:00", 3),
         ("Before (UTC)", "2026-01-31 12:24:00", 2),
     ):
-        field = page.get_by_label(label).locator("visible=true").first
+        field = page.get_by_label(label, exact=True)
         field.fill(time)
         field.press("Enter")
         expect(told).to_contain_text(f"{left} decisions ({left} risky)")
@@ -168,9 +168,9 @@ def test_it_works_on_a_phone_in_light_and_dark(
     browser: Browser, playground_url: str, width: int, scheme: str
 ) -> None:
     """No part of any tab is wider than the screen, and colours stay readable."""
-    phone = {"viewport": {"width": width, "height": 800}, "has_touch": True}
+    screen = {"width": width, "height": 800}
     url = f"{playground_url}?__theme={scheme}"
-    with opened(browser, url, color_scheme=scheme, **phone) as page:
+    with opened(browser, url, color_scheme=scheme, viewport=screen, has_touch=True) as page:
         page.wait_for_selector("#vg-run")
         for tab in ("Guard", "Compare", "Audit", "Reports"):
             page.get_by_role("tab", name=tab).click()

@@ -1,8 +1,12 @@
 () => {
-  // Gradio's date fields open a calendar by a button without a name.
+  // Gradio's date fields have no name, and open a calendar by a button without one.
   const name = () =>
-    document.querySelectorAll("button.calendar:not([aria-label])").forEach((button) => {
-      button.setAttribute("aria-label", "Open the calendar");
+    document.querySelectorAll(".timebox:not([data-named])").forEach((box) => {
+      const label = box.parentElement.querySelector("[data-testid=block-info]")?.textContent.trim();
+      if (!label) return;
+      box.querySelector("input").setAttribute("aria-label", label);
+      box.querySelector("button").setAttribute("aria-label", `Calendar: ${label}`);
+      box.dataset.named = "";
     });
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();

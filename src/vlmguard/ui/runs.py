@@ -45,7 +45,7 @@ class Ask:
 
     def at(self, threshold: float) -> Ask:
         """The same at another threshold."""
-        return replace(self, policy=self.policy.model_copy(update={"threshold": threshold}))
+        return replace(self, policy=self.policy.model_copy(update={"threshold": float(threshold)}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
