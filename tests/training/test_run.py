@@ -116,7 +116,7 @@ def test_a_run_leaves_everything_a_reader_needs(adapter: Path) -> None:
 def test_what_a_run_kept_is_measured_again_the_same(
     folder: Folders, data: Path, adapter: Path
 ) -> None:
-    """As after training in pieces on several devices: the same figures and thresholds."""
+    """As after training in pieces on several devices: the same figures; or calibrated anew."""
     before = load_metadata(adapter)
     (adapter / "vlmguard.json").unlink()
     recipe = common.recipe(folder("llama"), data, adapter.parent, CHANGES)
@@ -124,6 +124,12 @@ def test_what_a_run_kept_is_measured_again_the_same(
     assert again.thresholds == pytest.approx(before.thresholds, abs=1e-4)
     assert again.figures["validation"] == pytest.approx(before.figures["validation"], abs=1e-4)
     assert again.figures["test"] == pytest.approx(before.figures["test"], abs=1e-4)
+    changed = {**CHANGES, "calibration.balanced": 0.9}
+    recipe = common.recipe(folder("llama"), data, adapter.parent, changed)
+    anew = load_metadata(run.measure(run.prepare(recipe)))
+    assert anew.recipe["calibration"]["balanced"] == 0.9
+    assert anew.figures["validation"] == pytest.approx(before.figures["validation"], abs=1e-4)
+    run.measure(run.prepare(common.recipe(folder("llama"), data, adapter.parent, CHANGES)))
 
 
 def test_the_merged_checkpoint_is_base_and_adapter(folder: Folders, adapter: Path) -> None:

@@ -33,8 +33,12 @@ def claim(recipe: Recipe) -> None:
     (out / RECIPE_FILE).write_text(text, encoding="utf-8")
 
 
-def check_same(recipe: Recipe) -> None:
+def check_same(recipe: Recipe, *, trained: bool = False) -> None:
     """Before resuming: the run in the output folder must be one of this very recipe.
+
+    Args:
+        recipe: to go on with.
+        trained: it is only measured; another calibration is no other run then.
 
     Raises:
         ConfigError: there is none, or it was another; says what differs.
@@ -43,7 +47,10 @@ def check_same(recipe: Recipe) -> None:
     if not file.is_file():
         raise ConfigError(f"there is no run in {recipe.output} to resume")
     started = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if differing := _differing(started, _settings(recipe)):
+    wanted = _settings(recipe)
+    if trained:
+        started["calibration"] = wanted["calibration"]
+    if differing := _differing(started, wanted):
         raise ConfigError(
             f"the run in {recipe.output} was started with another recipe; these differ: "
             f"{', '.join(differing)}. Resume with the same, or choose another --out"

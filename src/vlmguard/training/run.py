@@ -128,7 +128,8 @@ def train(prepared: Prepared, *, resume: bool = False) -> Path:
 def measure(prepared: Prepared) -> Path:
     """Measure what a finished run kept as its best, calibrate and export it again.
 
-    After training under FSDP or DeepSpeed, which cannot do so with weights in pieces.
+    After training under FSDP or DeepSpeed, which cannot do so with weights in pieces; or with
+    another calibration, which gives other thresholds for the same weights.
 
     Args:
         prepared: of the same recipe.
@@ -139,7 +140,7 @@ def measure(prepared: Prepared) -> Path:
     Raises:
         ConfigError: there is no such run.
     """
-    check_same(prepared.recipe)
+    check_same(prepared.recipe, trained=True)
     if not (prepared.recipe.output / "best" / BEST_FILE).is_file():
         raise ConfigError(f"the run in {prepared.recipe.output} has kept no weights to measure")
     with quiet_libraries():
